@@ -1,0 +1,48 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+/// Settings of every Swift target: language mode 6 comes from the tools version; unsafe code must say so.
+let strict: [SwiftSetting] = [
+    .strictMemorySafety(),
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let package = Package(
+    name: "swift-iocp",
+    products: [
+        .library(name: "IOUring", targets: ["IOUring"]),
+        .library(name: "IOCP", targets: ["IOCP"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-system", from: "1.5.0"),
+    ],
+    targets: [
+        // The C library itself, found by pkg-config.
+        .systemLibrary(
+            name: "CLiburing",
+            path: "CLiburing",
+            pkgConfig: "liburing",
+            providers: [.apt(["liburing-dev"])]
+        ),
+        // A thin Swift ring over liburing.
+        .target(
+            name: "IOUring",
+            dependencies: ["CLiburing", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: strict
+        ),
+        // What Swift cannot say: thread-local storage, futex, membarrier, the time-stamp counter.
+        .target(name: "CIOCPSupport"),
+        // The completion port.
+        .target(
+            name: "IOCP",
+            dependencies: [
+                "IOUring", "CLiburing", "CIOCPSupport",
+                .product(name: "SystemPackage", package: "swift-system"),
+            ],
+            swiftSettings: strict
+        ),
+        .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: strict),
+        .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: strict),
+    ]
+)

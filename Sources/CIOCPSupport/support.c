@@ -1,0 +1,183 @@
+#define _GNU_SOURCE
+#include "CIOCPSupport.h"
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+__thread void *iocp_tls_word __attribute__((tls_model("initial-exec")));
+
+static pthread_key_t tls_key;
+static pthread_once_t tls_once = PTHREAD_ONCE_INIT;
+static void (*tls_destructor)(void *);
+
+static void tls_end(void *value)
+{
+    iocp_tls_word = NULL;
+    if (tls_destructor)
+        tls_destructor(value);
+}
+
+static void tls_init(void)
+{
+    // The key exists only for its destructor; reads go through the __thread word.
+    if (pthread_key_create(&tls_key, tls_end) != 0)
+        abort(); // PTHREAD_KEYS_MAX (1024) keys in use: no thread could ever be cleaned up after.
+}
+
+void iocp_tls_set(void *value, void (*destructor)(void *))
+{
+    tls_destructor = destructor;
+    pthread_once(&tls_once, tls_init);
+    iocp_tls_word = value;
+    pthread_setspecific(tls_key, value);
+}
+
+int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
+{
+    struct timespec ts, *tp = NULL;
+    if (timeout_ns >= 0) {
+        ts.tv_sec = timeout_ns / 1000000000;
+        ts.tv_nsec = timeout_ns % 1000000000;
+        tp = &ts;
+    }
+    long rc = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, tp, NULL, 0);
+    return rc < 0 ? -errno : 0;
+}
+
+int iocp_futex_wake(const uint32_t *word, int count)
+{
+    long rc = syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+    return rc < 0 ? -errno : (int)rc;
+}
+
+int64_t iocp_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static int membarrier_state; // 0 unknown, 1 registered, -1 unavailable
+
+bool iocp_membarrier(void)
+{
+    int state = __atomic_load_n(&membarrier_state, __ATOMIC_ACQUIRE);
+    if (state == 0) {
+        state = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 ? 1 : -1;
+        __atomic_store_n(&membarrier_state, state, __ATOMIC_RELEASE);
+    }
+    return state == 1 && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
+
+int iocp_gettid(void) { return (int)syscall(SYS_gettid); }
+
+// The CPU quota of a cgroup v2 file ("MAX PERIOD"), rounded up to whole processors; INT_MAX if there is none.
+static int quota_v2(const char *path)
+{
+    char text[64];
+    long quota, period;
+    FILE *f = fopen(path, "re");
+    int result = INT_MAX;
+    if (!f)
+        return result;
+    if (fgets(text, sizeof text, f) && sscanf(text, "%ld %ld", &quota, &period) == 2 && quota > 0 && period > 0)
+        result = (int)((quota + period - 1) / period);
+    fclose(f);
+    return result;
+}
+
+static int quota_v1(void)
+{
+    long quota = -1, period = 0;
+    FILE *f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "re");
+    if (f) {
+        if (fscanf(f, "%ld", &quota) != 1)
+            quota = -1;
+        fclose(f);
+    }
+    f = fopen("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "re");
+    if (f) {
+        if (fscanf(f, "%ld", &period) != 1)
+            period = 0;
+        fclose(f);
+    }
+    return quota > 0 && period > 0 ? (int)((quota + period - 1) / period) : INT_MAX;
+}
+
+// The tightest quota from the process's own cgroup up to the root that it can see.
+static int quota_of_process(void)
+{
+    char line[PATH_MAX], path[PATH_MAX + 64];
+    int best = INT_MAX;
+    FILE *f = fopen("/proc/self/cgroup", "re");
+    if (f) {
+        while (fgets(line, sizeof line, f)) {
+            if (strncmp(line, "0::", 3) != 0)
+                continue;
+            char *group = line + 3;
+            group[strcspn(group, "\n")] = 0;
+            for (;;) {
+                snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", strcmp(group, "/") == 0 ? "" : group);
+                int here = quota_v2(path);
+                if (here < best)
+                    best = here;
+                char *slash = strrchr(group, '/');
+                if (!slash || slash == group)
+                    break;
+                *slash = 0;
+            }
+        }
+        fclose(f);
+    }
+    int root = quota_v2("/sys/fs/cgroup/cpu.max");
+    if (root < best)
+        best = root;
+    int old = quota_v1();
+    return old < best ? old : best;
+}
+
+int iocp_available_processors(void)
+{
+    int count = 0;
+    // A mask of 1,024 processors is too small for some machines: grow until the kernel is content.
+    for (int bits = 1024; bits <= 1 << 20 && count == 0; bits *= 2) {
+        cpu_set_t *set = CPU_ALLOC(bits);
+        if (!set)
+            break;
+        if (sched_getaffinity(0, CPU_ALLOC_SIZE(bits), set) == 0)
+            count = CPU_COUNT_S(CPU_ALLOC_SIZE(bits), set);
+        CPU_FREE(set);
+    }
+    if (count <= 0)
+        count = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    int quota = quota_of_process();
+    if (quota < count)
+        count = quota;
+    return count < 1 ? 1 : count;
+}
+
+bool iocp_ignore_sigpipe(void)
+{
+    struct sigaction now;
+    if (sigaction(SIGPIPE, NULL, &now) != 0 || now.sa_handler != SIG_DFL)
+        return false;
+    now.sa_handler = SIG_IGN;
+    return sigaction(SIGPIPE, &now, NULL) == 0;
+}
+
+int iocp_bytes_readable(int fd)
+{
+    int n = 0;
+    return ioctl(fd, FIONREAD, &n) < 0 ? -errno : n;
+}
