@@ -56,7 +56,7 @@ struct IOBufferTests {
         let buffer = IOBuffer(capacity: 6)
         buffer.copy(from: [1, 2, 3, 4] as [UInt8])
         let other: [UInt8] = [9]
-        let range = buffer.copy(from: other.span.bytes, at: 5)
+        let range = unsafe buffer.copy(from: other.span.bytes, at: 5)
         #expect(range == 5..<6)
         buffer.withSpan(0..<4) { span in _ = buffer.copy(from: span, at: 1) }
         #expect(buffer.array(in: 0..<6) == [1, 1, 2, 3, 4, 9])

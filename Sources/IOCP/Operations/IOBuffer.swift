@@ -64,7 +64,10 @@ public final class IOBuffer: @unchecked Sendable {
         precondition(alignment > 0 && alignment & (alignment - 1) == 0, "IOBuffer: alignment is not a power of two")
         // calloc, not an aligned allocation that is then cleared: fresh pages are zero already, and stay untouched.
         let (size, overflow) = max(capacity, 1).addingReportingOverflow(alignment - 1)
-        guard !overflow, let allocation = unsafe calloc(1, size) else { throw .noMemory }
+        // What no address space holds is not even asked for: a checking allocator would end the program over it.
+        guard !overflow, size <= IOBuffer.addressSpace, let allocation = unsafe calloc(1, size) else {
+            throw .noMemory
+        }
         unsafe self.baseAddress = allocation.alignedUp(toMultipleOf: alignment)
         self.capacity = capacity
         unsafe self.release = .free(allocation)
@@ -102,6 +105,9 @@ public final class IOBuffer: @unchecked Sendable {
         case .nothing: break
         }
     }
+
+    /// 128 TiB: what a process can address on the kernels' usual 47-bit layout.
+    private static let addressSpace = 1 << 47
 
     /// An address for buffers of no bytes. It is not null and is never accessed.
     private static var somewhere: UnsafeMutableRawPointer {

@@ -102,8 +102,8 @@ extension CompletionStatus {
     /// The Winsock code, or nil if the status has no meaning for a socket. 0 means success.
     ///
     /// A port always shows ``win32Code``, for sockets too: a reset connection is 64 there. The Winsock calls
-    /// (`WSAGetOverlappedResult`, or a call that fails at once) show this code: `WSAECONNRESET` (10054). Where it is
-    /// nil, Winsock on Windows shows `WSAEINVAL` (10022).
+    /// (`WSAGetOverlappedResult`, or a call that fails at once) show this code: `WSAECONNRESET` (10054). For most
+    /// statuses without one, Winsock on Windows shows `WSAEINVAL` (10022).
     public var winsockCode: Int32? {
         if rawValue == 0 { return 0 }
         if let row = StatusTable.row(of: canonical) { return row.winsock }

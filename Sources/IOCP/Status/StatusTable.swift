@@ -34,7 +34,8 @@ struct StatusRow: Sendable {
 ///
 /// The NTSTATUS and Win32 columns are the map that Windows shows through `RtlNtStatusToDosError`, except for the
 /// group "results of a wait", whose Win32 codes are those that the dequeue calls show. The Winsock column is the map
-/// of the Windows socket layer. The `errno` column is our choice.
+/// of the Windows socket layer, but that a cancelled operation shows 995 as an overlapped result does, and a name that
+/// is too long or does not end shows its Winsock namesake. The `errno` column is our choice.
 enum StatusTable {
     private typealias Row = StatusRow
 
