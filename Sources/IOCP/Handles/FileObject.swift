@@ -33,8 +33,12 @@ final class FileObject: @unchecked Sendable {
     private let lock = SpinLock()
     private(set) var descriptor: Int32
     private var references = 1
-    /// What pending operations are told when the last handle closes; nil while open.
-    private var closing: CompletionStatus?
+    /// The last handle is closed: pending operations are ending.
+    private var closed = false
+    /// A reset has been reported: later failures of the connection are that reset too.
+    private let sawReset = Atomic<Bool>(false)
+    /// The pending accept that is to put its connection into this object's descriptor.
+    private var awaited: (operation: Operation, listener: FileObject)?
     private(set) var modes: NotificationModes = []
     private(set) var port: PortCore?
     private(set) var key: UInt = 0
@@ -60,7 +64,7 @@ final class FileObject: @unchecked Sendable {
     /// Binds the file object to a port, once for its life (a4).
     func associate(_ port: PortCore, key: UInt) throws(PortError) {
         lock.lock()
-        guard closing == nil else {
+        guard !closed else {
             lock.unlock()
             throw .handleClosed
         }
@@ -90,7 +94,7 @@ final class FileObject: @unchecked Sendable {
     func addModes(_ added: NotificationModes) throws(PortError) {
         lock.lock()
         defer { lock.unlock() }
-        guard closing == nil else { throw .handleClosed }
+        guard !closed else { throw .handleClosed }
         guard isOverlapped else {
             throw .invalid("notification modes need a handle that was opened for overlapped I/O")
         }
@@ -105,7 +109,7 @@ final class FileObject: @unchecked Sendable {
     @inline(__always)
     func begin(_ record: OperationRecord.Pointer) throws(PortError) -> PortCore? {
         lock.lock()
-        guard closing == nil else {
+        guard !closed else {
             lock.unlock()
             throw .handleClosed
         }
@@ -123,8 +127,6 @@ final class FileObject: @unchecked Sendable {
         var port: Unmanaged<PortCore>?
         var key: UInt
         var modes: NotificationModes
-        /// The last handle was closed while the operation was pending: its status then.
-        var closing: CompletionStatus?
         /// The object kept itself alive for its pending operations and this was the last: release it when no lock is held.
         var drained: Bool
     }
@@ -144,17 +146,17 @@ final class FileObject: @unchecked Sendable {
         let drained = unsafe keepsItself && pending == nil
         if drained { keepsItself = false }
         let result = unsafe Completion(
-            port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes, closing: closing,
+            port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: drained)
         lock.unlock()
         return unsafe result
     }
 
-    /// What pending operations are told, once the last handle is closed.
-    var closingStatus: CompletionStatus? {
+    /// Whether the last handle is closed, so that pending operations are to end.
+    var isClosing: Bool {
         lock.lock()
         defer { lock.unlock() }
-        return closing
+        return closed
     }
 
     /// The association as a completion of a continuous operation needs it, the operation going on.
@@ -163,7 +165,7 @@ final class FileObject: @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         return unsafe Completion(
-            port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes, closing: closing,
+            port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: false)
     }
 
@@ -193,19 +195,19 @@ final class FileObject: @unchecked Sendable {
     func retainHandle() throws(PortError) {
         lock.lock()
         defer { lock.unlock() }
-        guard closing == nil else { throw .handleClosed }
+        guard !closed else { throw .handleClosed }
         references += 1
     }
 
     /// One handle less. Returns whether it was the last, with pending operations to be ended.
-    func releaseHandle(tellingPending status: CompletionStatus) -> Bool {
+    func releaseHandle() -> Bool {
         lock.lock()
         references -= 1
         guard references == 0 else {
             lock.unlock()
             return false
         }
-        closing = status
+        closed = true
         let waits = unsafe pending != nil
         if waits {
             keepsItself = true
@@ -219,14 +221,14 @@ final class FileObject: @unchecked Sendable {
     func surrenderDescriptor() throws(PortError) -> Int32 {
         lock.lock()
         defer { lock.unlock() }
-        guard closing == nil else { throw .handleClosed }
+        guard !closed else { throw .handleClosed }
         guard unsafe pending == nil else {
             throw .invalid("operations are pending on the handle; cancel them and dequeue their packets first")
         }
         guard references == 1 else {
             throw .invalid("the handle has duplicates; close them before the descriptor is released")
         }
-        closing = .invalidHandle
+        closed = true
         references = 0
         let given = descriptor
         descriptor = -1
@@ -243,10 +245,65 @@ final class FileObject: @unchecked Sendable {
         if given >= 0 { Glibc.close(given) }
     }
 
-    var isOpen: Bool {
+    // MARK: Sockets
+
+    func noteReset() { sawReset.store(true, ordering: .relaxed) }
+    var hasSeenReset: Bool { sawReset.load(ordering: .relaxed) }
+
+    /// Puts a fresh, unconnected socket of the same kind under the descriptor. The old one closes gracefully behind it.
+    /// Returns 0 or an errno.
+    func replaceWithFreshSocket() -> Int32 {
         lock.lock()
         defer { lock.unlock() }
-        return closing == nil
+        var domain: Int32 = 0
+        var type: Int32 = 0
+        var proto: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        guard unsafe getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0,
+            unsafe getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size) == 0,
+            unsafe getsockopt(descriptor, SOL_SOCKET, SO_PROTOCOL, &proto, &size) == 0
+        else { return errno }
+        let fresh = socket(domain, type | Int32(SOCK_CLOEXEC.rawValue), proto)
+        if fresh < 0 { return errno }
+        return replace(with: fresh)
+    }
+
+    /// Puts a descriptor in the place of this object's, which keeps its number. Takes the descriptor over.
+    /// Returns 0 or an errno.
+    func adoptConnection(_ accepted: Int32) -> Int32 {
+        lock.lock()
+        defer { lock.unlock() }
+        guard descriptor >= 0, !closed else {
+            Glibc.close(accepted)
+            return ECANCELED
+        }
+        return replace(with: accepted)
+    }
+
+    private func replace(with other: Int32) -> Int32 {
+        let result = dup3(other, descriptor, O_CLOEXEC)
+        let code = result < 0 ? errno : 0
+        Glibc.close(other)
+        sawReset.store(false, ordering: .relaxed)
+        return code
+    }
+
+    /// Says that an accept will put its connection here, so that closing this handle can end it (e30).
+    func await(_ operation: Operation, from listener: FileObject) throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed else { throw .handleClosed }
+        guard awaited == nil else { throw .invalid("another accept waits for this socket already") }
+        awaited = (operation, listener)
+    }
+
+    /// The accept that waits to put its connection here, if any; it waits no longer.
+    func endAwaiting() -> (operation: Operation, listener: FileObject)? {
+        lock.lock()
+        defer { lock.unlock() }
+        let waiting = awaited
+        awaited = nil
+        return waiting
     }
 
     // MARK: The object's own event

@@ -333,9 +333,9 @@ enum Engine {
 
     // MARK: Cancelling
 
-    /// Asks for the end of an operation that is pending on this file. Returns false if it was not pending any more, or
-    /// had been asked already (e21).
-    static func cancel(_ operation: Operation, on file: FileObject) -> Bool {
+    /// Asks for the end of an operation that was pending a moment ago; the caller keeps its file alive. Returns false if
+    /// it was not pending any more, or had been asked already (e21).
+    static func cancel(_ operation: Operation) -> Bool {
         let record = unsafe operation.record
         guard
             unsafe record.pointee.cancelRequested.compareExchange(
