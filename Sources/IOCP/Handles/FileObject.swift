@@ -37,7 +37,9 @@ final class FileObject: @unchecked Sendable {
     private var closed = false
     /// A reset has been reported: later failures of the connection are that reset too.
     private let sawReset = Atomic<Bool>(false)
-    /// The pending accept that is to put its connection into this object's descriptor.
+    /// The user shut the receiving side: an empty receive is that, not the peer's end.
+    private let receiveIsShut = Atomic<Bool>(false)
+    /// The pending accept that is to put its connection into this object's descriptor, and its listener.
     private var awaited: (operation: Operation, listener: FileObject)?
     private(set) var modes: NotificationModes = []
     private(set) var port: PortCore?
@@ -247,6 +249,8 @@ final class FileObject: @unchecked Sendable {
 
     // MARK: Sockets
 
+    func noteReceiveShutdown() { receiveIsShut.store(true, ordering: .relaxed) }
+    var hasReceiveShut: Bool { receiveIsShut.load(ordering: .relaxed) }
     func noteReset() { sawReset.store(true, ordering: .relaxed) }
     var hasSeenReset: Bool { sawReset.load(ordering: .relaxed) }
 
@@ -273,6 +277,7 @@ final class FileObject: @unchecked Sendable {
     func adoptConnection(_ accepted: Int32) -> Int32 {
         lock.lock()
         defer { lock.unlock() }
+        awaited = nil
         guard descriptor >= 0, !closed else {
             Glibc.close(accepted)
             return ECANCELED
@@ -285,6 +290,7 @@ final class FileObject: @unchecked Sendable {
         let code = result < 0 ? errno : 0
         Glibc.close(other)
         sawReset.store(false, ordering: .relaxed)
+        receiveIsShut.store(false, ordering: .relaxed)
         return code
     }
 

@@ -29,6 +29,9 @@ open class Operation: @unchecked Sendable {
     final var moreBuffers: [IOBuffer] = []
     /// The group of a continuous receive, or the file of a transmission: kept alive with the operation.
     final var companion: AnyObject?
+    final var control: IOBuffer?
+    /// Whether the connections that it accepts keep messages apart.
+    final var acceptsMessages = false
 
     /// - Parameter buffer: the operation's memory. Operations without data need none.
     public init(buffer: IOBuffer? = nil) {
@@ -148,10 +151,16 @@ open class Operation: @unchecked Sendable {
         unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
     }
 
-    /// Replaces the buffer of a claimed operation.
+    /// Fills and starts the idle operation; it is idle again if that fails.
     @inline(__always)
-    final func adopt(_ buffer: IOBuffer?) {
-        if let buffer, buffer !== self.buffer { self.buffer = buffer }
+    final func claimed(_ start: () throws(PortError) -> StartOutcome) throws(PortError) -> StartOutcome {
+        try claim()
+        do throws(PortError) {
+            return try start()
+        } catch {
+            unclaim()
+            throw error
+        }
     }
 
     /// The details of a claimed operation, made on first use.

@@ -40,8 +40,17 @@ enum Outcomes {
         let length = unsafe record.pointee.length
         // With MSG_TRUNC the kernel says how long the message was; what did not fit is lost (g51).
         if count > length { return .finished(.bufferOverflow, UInt(length)) }
-        if unsafe count == 0 && length > 0 && kind(record) == .pipe { return .finished(.pipeBroken, 0) }
+        if count == 0 && length > 0 { return unsafe .finished(endOfStream(record), 0) }
         return .finished(.success, UInt(count))
+    }
+
+    /// What an empty receive means.
+    private static func endOfStream(_ record: OperationRecord.Pointer) -> CompletionStatus {
+        let file = unsafe record.pointee.file!
+        return unsafe file._withUnsafeGuaranteedRef { file in
+            if file.kind == .pipe { return .pipeBroken }
+            return file.hasReceiveShut ? .sendAfterShutdown : .success
+        }
     }
 
     /// A part of what is to be written has been; the rest follows, until all has or an error says why not (g27).
@@ -87,7 +96,7 @@ enum Outcomes {
             if unsafe details.pointee.message.msg_flags & Int32(MSG_TRUNC.rawValue) != 0 {
                 return unsafe .finished(.bufferOverflow, UInt(min(result, record.pointee.length)))
             }
-            if unsafe result == 0 && record.pointee.length > 0 && kind(record) == .pipe { return .finished(.pipeBroken, 0) }
+            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfStream(record), 0) }
             return .finished(.success, UInt(result))
         case .sendMessage:
             let step = unsafe moved(record, result)
@@ -119,7 +128,7 @@ enum Outcomes {
     private static func receivedContinuously(_ record: OperationRecord.Pointer, _ completion: Completion) -> Step {
         guard let buffer = completion.bufferID else {
             // The end of a stream. An empty datagram uses a buffer.
-            return .finished(unsafe kind(record) == .pipe ? .pipeBroken : .success, 0)
+            return unsafe .finished(endOfStream(record), 0)
         }
         let stop = completion.more ? nil : unsafe interruption(record)
         if let stop {
@@ -134,7 +143,7 @@ enum Outcomes {
 
     private static func accepted(_ record: OperationRecord.Pointer, _ result: Int) -> Step {
         guard let details = unsafe record.pointee.details, unsafe details.pointee.secondLength > 0 else {
-            return .finished(.success, 0, auxiliary: Int32(result), .acceptedDescriptor)
+            return unsafe handOver(record, Int32(result), 0)
         }
         if unsafe record.pointee.step == 0 {
             unsafe details.pointee.acceptedDescriptor = Int32(result)
@@ -148,7 +157,17 @@ enum Outcomes {
         let descriptor = unsafe details.pointee.acceptedDescriptor
         unsafe details.pointee.acceptedDescriptor = -1
         // The peer may have closed without a word: an accepted connection all the same (g34).
-        return .finished(.success, UInt(result), auxiliary: descriptor, .acceptedDescriptor)
+        return unsafe handOver(record, descriptor, result)
+    }
+
+    /// The connection goes into the socket that was given for it, or with the packet.
+    private static func handOver(_ record: OperationRecord.Pointer, _ descriptor: Int32, _ bytes: Int) -> Step {
+        guard let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket else {
+            return .finished(.success, UInt(bytes), auxiliary: descriptor, .acceptedDescriptor)
+        }
+        let code = target.file.adoptConnection(descriptor)
+        if code != 0 { return .finished(code == ECANCELED ? .cancelled : CompletionStatus(errnoCode: code), 0) }
+        return .finished(.success, UInt(bytes), auxiliary: -1, .acceptedDescriptor)
     }
 
     private static func connected(_ record: OperationRecord.Pointer, _ result: Int) -> Step {
@@ -205,6 +224,10 @@ enum Outcomes {
         default:
             unsafe dropAccepted(record)
             if unsafe record.pointee.kind == .transmitFile { unsafe record.pointee.details!.pointee.closePipe() }
+            if code == ECONNRESET { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() } }
+            if code == EPIPE, unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.hasSeenReset }) {
+                return .finished(.connectionReset, progress)
+            }
             if code == EPIPE, let stop = unsafe interruption(record) { return .finished(stop, progress) }
             return .finished(CompletionStatus(errnoCode: code, context: unsafe context(record)), progress)
         }
@@ -224,13 +247,17 @@ enum Outcomes {
     }
 
     private static func dropAccepted(_ record: OperationRecord.Pointer) {
+        guard unsafe record.pointee.kind == .accept else { return }
+        if let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket {
+            _ = target.file.endAwaiting()
+        }
         guard let details = unsafe record.pointee.details, unsafe details.pointee.acceptedDescriptor >= 0 else { return }
         closeDescriptor(unsafe details.pointee.acceptedDescriptor)
         unsafe details.pointee.acceptedDescriptor = -1
     }
 
     static func closeDescriptor(_ descriptor: Int32) {
-        close(descriptor)
+        if descriptor >= 0 { close(descriptor) }
     }
 
     private static func context(_ record: OperationRecord.Pointer) -> ErrnoContext {

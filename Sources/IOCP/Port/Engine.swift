@@ -47,7 +47,7 @@ enum Engine {
 
     // MARK: Starting
 
-    /// Starts a claimed operation. On a throw the operation is idle again and nothing was queued.
+    /// Starts a claimed operation. On a throw nothing was queued and the operation is still claimed.
     @discardableResult
     @inline(__always)
     static func start(
@@ -73,11 +73,15 @@ enum Engine {
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
 
         let core: PortCore
-        do throws(PortError) {
-            core = unsafe try file.begin(record) ?? unassociated.get()
-        } catch {
-            operation.unclaim()
-            throw error
+        if let port = unsafe try file.begin(record) {
+            core = port
+        } else {
+            do throws(PortError) {
+                core = try unassociated.get()
+            } catch {
+                _ = unsafe file.end(record)
+                throw error
+            }
         }
         unsafe record.pointee.state.store(OperationRecord.pending, ordering: .releasing)
         unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
@@ -134,13 +138,13 @@ enum Engine {
         let information = unsafe record.pointee.information
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let end = unsafe file.end(record)
-        if end.drained { me.graveyard.append(file) ; unsafe Unmanaged.passUnretained(file).release() }
-        operation.unclaim()
+        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if status.isError {
             // No packet, the event stays reset, the reference of the start is given back.
             unsafe Unmanaged.passUnretained(operation).release()
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
+        operation.unclaim()
         signal(operation, file, end)
         let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !status.isWarning  // e14
         if !suppressed, !skips, let port = unsafe end.port {

@@ -62,6 +62,8 @@ extension Packet {
     @inline(never)
     private static func makeAttachment(_ entry: PacketEntry, _ operation: Operation) -> AnyObject? {
         if entry.flags.contains(.acceptedDescriptor) {
+            // A negative descriptor: the connection has gone into the socket that the accept was given.
+            if entry.auxiliary < 0 { return operation.companion }
             return Socket(accepted: entry.auxiliary, by: operation)
         }
         return operation.bufferGroup?.lend(Int(entry.auxiliary), slot: Int(entry.slot), bytes: Int(entry.information))
