@@ -24,7 +24,7 @@ public final class BufferGroup: @unchecked Sendable {
     private let parts: [Part]
 
     /// One ring's buffers.
-    private final class Part {
+    @safe private final class Part {
         let slot: Slot
         let memory: UnsafeMutableRawPointer
         var ring: BufferRing
@@ -100,7 +100,7 @@ public final class BufferGroup: @unchecked Sendable {
     func giveBack(_ index: Int, slot number: Int) {
         let part = parts[number]
         part.slot.lock.lock()
-        let resumed = unsafe giveBackLocked(index, part)
+        let resumed = giveBackLocked(index, part)
         part.slot.lock.unlock()
         if resumed {
             // The request waits in a ring whose thread may be anywhere.
@@ -110,7 +110,7 @@ public final class BufferGroup: @unchecked Sendable {
 
     /// The same for a buffer that a completion under the slot's lock has no use for.
     func giveBackHeld(_ index: Int, slot: Slot) {
-        _ = unsafe giveBackLocked(index, parts[Int(slot.index)])
+        _ = giveBackLocked(index, parts[Int(slot.index)])
     }
 
     private func giveBackLocked(_ index: Int, _ part: Part) -> Bool {
@@ -175,7 +175,7 @@ public final class BufferGroup: @unchecked Sendable {
 ///
 /// It is the holder's until ``giveBack()``, which each must do exactly once: a buffer that is forgotten is missing from
 /// its group. Its contents must not be looked at afterwards.
-public final class LentBuffer: @unchecked Sendable {
+@safe public final class LentBuffer: @unchecked Sendable {
     // Unchecked: `isOut` decides who may touch the rest.
 
     private let memory: UnsafeMutableRawPointer
