@@ -20,7 +20,8 @@ enum Requests {
                     descriptor, into: record.pointee.memory, count: length(record), flags: record.pointee.callFlags)
             case .send:
                 entry = unsafe .send(
-                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    descriptor,
+                    from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
                     count: length(record), flags: record.pointee.callFlags)
             case .read:
                 entry = unsafe .read(
@@ -28,7 +29,8 @@ enum Requests {
                     flags: record.pointee.callFlags)
             case .write:
                 entry = unsafe .write(
-                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    descriptor,
+                    from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
                     count: length(record), offset: offset(record), flags: record.pointee.callFlags)
             default:
                 entry = unsafe rare(record, descriptor)
@@ -86,7 +88,8 @@ enum Requests {
         case .zeroByteReceive:
             // A peek at one byte, into a field that nobody reads: completes when there is something, and takes nothing.
             return unsafe .receive(
-                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1, flags: Int32(MSG_PEEK))
+                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1,
+                flags: Int32(MSG_PEEK))
         case .receiveMessage:
             return unsafe .receiveMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
         case .sendMessage:
@@ -109,7 +112,8 @@ enum Requests {
         case .connect:
             if unsafe record.pointee.step == 1 {
                 return unsafe .send(
-                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    descriptor,
+                    from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
                     count: length(record), flags: Int32(MSG_NOSIGNAL | MSG_WAITALL))
             }
             let details = unsafe record.pointee.details!

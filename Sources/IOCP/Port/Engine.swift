@@ -365,7 +365,8 @@ enum Engine {
         slot.lock.lock()
         let waited =
             unsafe slot.removeFromBacklog(record)
-            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) } ?? false
+            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) }
+                ?? false
         slot.lock.unlock()
         if waited {
             var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)

@@ -144,7 +144,8 @@ internal import Synchronization
     }
 
     /// Lends the ring itself, for registrations.
-    func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result {
+    func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
+    {
         try body(ring)
     }
 
