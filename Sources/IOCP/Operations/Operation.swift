@@ -146,6 +146,11 @@ internal import Synchronization
                 ordering: .sequentiallyConsistent
             ).exchanged
         else { throw PortError.operationInFlight }
+        // A completer declares the record idle just before it writes the status, which must not hit a new start.
+        if unsafe record.pointee.isPending {
+            unclaim()
+            throw PortError.operationInFlight
+        }
     }
 
     @inline(__always)

@@ -6,6 +6,8 @@ internal import IOUring
 enum Requests {
     /// The offset that says "where the descriptor stands": pipes and devices have no other.
     static let currentPosition = UInt64.max
+    /// Where zero-byte receives peek to: one byte for all of them, which nobody ever reads.
+    private nonisolated(unsafe) static let peekTarget = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
     @inline(__always)
     static func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
@@ -86,10 +88,8 @@ enum Requests {
         case .truncate:
             return unsafe .truncate(descriptor, length: record.pointee.offset)
         case .zeroByteReceive:
-            // A peek at one byte, into a field that nobody reads: completes when there is something, and takes nothing.
-            return unsafe .receive(
-                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1,
-                flags: Int32(MSG_PEEK))
+            // A peek at one byte: completes when there is something, and takes nothing.
+            return unsafe .receive(descriptor, into: peekTarget, count: 1, flags: Int32(MSG_PEEK))
         case .receiveMessage:
             return unsafe .receiveMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
         case .sendMessage:

@@ -381,9 +381,9 @@ internal import Synchronization
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
-                if slot.staleTail.load(ordering: .relaxed) == unsubmitted { slot.submit() }
+                let entries = slot.entries.load(ordering: .relaxed)
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
             }
-            slot.staleTail.store(unsubmitted, ordering: .relaxed)
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
             guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
                 continue
