@@ -136,3 +136,28 @@ int bench_listen(uint16_t port, uint16_t *bound_port) {
     *bound_port = ntohs(address.sin_port);
     return listener;
 }
+
+int bench_connect(uint16_t port) {
+    int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (connection < 0)
+        return -errno;
+    int on = 1;
+    struct linger reset = {.l_onoff = 1, .l_linger = 0};
+    struct sockaddr_in address = {
+        .sin_family = AF_INET,
+        .sin_port = htons(port),
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+    };
+    if (setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on)
+        || setsockopt(connection, SOL_SOCKET, SO_LINGER, &reset, sizeof reset)
+        || connect(connection, (struct sockaddr *)&address, sizeof address)) {
+        int error = errno;
+        close(connection);
+        return -error;
+    }
+    return connection;
+}
+
+void bench_watchdog(double seconds) {
+    alarm((unsigned)seconds + 1);
+}

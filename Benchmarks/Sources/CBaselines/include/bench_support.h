@@ -78,4 +78,11 @@ uint64_t bench_raise_descriptor_limit(void);
 // A TCP listener on 127.0.0.1 with TCP_NODELAY (which accepted sockets inherit). Returns the descriptor or -errno.
 int bench_listen(uint16_t port, uint16_t *bound_port);
 
+// A blocking connection to 127.0.0.1 with TCP_NODELAY, whose close resets it: thousands in TIME_WAIT would use up the
+// ports of the rounds that follow. Returns the descriptor or -errno.
+int bench_connect(uint16_t port);
+
+// Kills this process by SIGALRM after so many seconds: whatever stalls, a run has an end.
+void bench_watchdog(double seconds);
+
 #endif
