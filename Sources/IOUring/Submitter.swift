@@ -1,0 +1,115 @@
+public import CLiburing
+
+/// A copyable view of a living ``Ring`` that any thread may use: it enters the kernel, looks at how full the queues
+/// are, and cancels operations.
+///
+/// It holds the ring's descriptor and pointers into the mapping shared with the kernel, and does not keep the ring
+/// alive: using it after the ring is gone is undefined. Filling entries, publishing them and taking completions are
+/// not here; those belong to the ring's owner, or happen under the owner's lock.
+///
+/// Unchecked, because pointers are not `Sendable`: everything these point at is read with atomic loads only, and every
+/// call goes to the kernel, which does its own locking.
+@safe
+public struct Submitter: @unchecked Sendable {
+    /// The ring's descriptor, for messages from other rings.
+    public let fileDescriptor: Int32
+    @usableFromInline let submissionHead: UnsafeMutablePointer<UInt32>
+    @usableFromInline let submissionTail: UnsafeMutablePointer<UInt32>
+    @usableFromInline let submissionFlags: UnsafeMutablePointer<UInt32>
+    @usableFromInline let completionHead: UnsafeMutablePointer<UInt32>
+    @usableFromInline let completionTail: UnsafeMutablePointer<UInt32>
+
+    init(_ ring: UnsafeMutablePointer<io_uring>) {
+        unsafe fileDescriptor = ring.pointee.ring_fd
+        unsafe submissionHead = ring.pointee.sq.khead
+        unsafe submissionTail = ring.pointee.sq.ktail
+        unsafe submissionFlags = ring.pointee.sq.kflags
+        unsafe completionHead = ring.pointee.cq.khead
+        unsafe completionTail = ring.pointee.cq.ktail
+    }
+
+    /// How many published entries the kernel has not taken. A snapshot: other threads may be submitting.
+    @inlinable
+    public var unsubmitted: UInt32 {
+        // The head first: it never passes a tail that is read later, so the difference never goes below zero.
+        let head = unsafe iou_load_acquire(submissionHead)
+        return unsafe iou_load_acquire(submissionTail) &- head
+    }
+
+    /// How many completions lie in the queue. A snapshot: the owner may be taking them.
+    @inlinable
+    public var completionsReady: UInt32 {
+        let head = unsafe iou_load_acquire(completionHead)
+        return unsafe iou_load_acquire(completionTail) &- head
+    }
+
+    /// Whether entering with ``EnterFlags/getEvents`` would bring completions: some are due but not finished
+    /// (``SetupFlags/taskrunFlag``), or some found the queue full. One load.
+    @inlinable
+    public var needsEnter: Bool { unsafe iou_load_relaxed(submissionFlags) & (1 << 1 | 1 << 2) != 0 }
+
+    /// Whether completions that found the queue full wait in the kernel. Entering with ``EnterFlags/getEvents`` brings
+    /// them, once there is room.
+    @inlinable
+    public var overflowPending: Bool { unsafe iou_load_relaxed(submissionFlags) & 1 << 1 != 0 }
+
+    /// Whether the kernel thread of a ring with ``SetupFlags/submissionPolling`` sleeps and must be woken with
+    /// ``EnterFlags/submissionWakeup`` to see what was just published. A full barrier and one load.
+    @inlinable
+    public var needsWakeup: Bool {
+        iou_full_barrier()
+        return unsafe iou_load_relaxed(submissionFlags) & 1 << 0 != 0
+    }
+
+    /// Enters the kernel once (`io_uring_enter(2)`), submitting up to `submit` published entries and, with
+    /// ``EnterFlags/getEvents``, waiting for `minimumCompletions`.
+    ///
+    /// Never throws, never retries: `-EINTR` means a signal came. When anything was submitted, the count is returned
+    /// even if the wait that followed failed.
+    ///
+    /// - Returns: the number of entries submitted, or a negated errno.
+    @inlinable
+    public func enter(submit: UInt32, minimumCompletions: UInt32, flags: EnterFlags) -> Int32 {
+        iou_enter(fileDescriptor, submit, minimumCompletions, flags.rawValue, -1)
+    }
+
+    /// The same, waiting no longer than a number of nanoseconds, counted from the call; below zero, without limit.
+    ///
+    /// - Returns: the number of entries submitted, or a negated errno: `-ETIME` when the time was up.
+    @inlinable
+    public func enter(
+        submit: UInt32, minimumCompletions: UInt32, flags: EnterFlags, timeoutNanoseconds: Int64
+    ) -> Int32 {
+        iou_enter(fileDescriptor, submit, minimumCompletions, flags.rawValue, timeoutNanoseconds)
+    }
+
+    /// Cancels the operation with this user data and waits until it is cancelled (`IORING_REGISTER_SYNC_CANCEL`,
+    /// Linux 6.0).
+    ///
+    /// The cancelled operation still posts its completion, with `-ECANCELED`. An operation already running on a worker
+    /// thread that cannot be interrupted is waited for, unless a timeout is given.
+    ///
+    /// - Parameters:
+    ///   - flags: ``CancelFlags/all`` for every operation with this user data, ``CancelFlags/any`` for every one.
+    ///   - timeoutNanoseconds: how long to wait, counted from the call; below zero, without limit.
+    /// - Returns: zero or the number cancelled; or a negated errno: `-ENOENT` when there is none, `-ETIME` when the
+    ///   time was up, `-EINTR` when a signal came, `-EINVAL` when the kernel is too old, `-EEXIST` when the ring has
+    ///   ``SetupFlags/singleIssuer`` and belongs to another thread.
+    @inlinable
+    public func cancel(userData: UInt64, flags: CancelFlags = [], timeoutNanoseconds: Int64 = -1) -> Int32 {
+        iou_sync_cancel(fileDescriptor, userData, -1, flags.rawValue, timeoutNanoseconds)
+    }
+
+    /// Cancels every operation on a descriptor and waits until they are cancelled; otherwise like
+    /// ``cancel(userData:flags:timeoutNanoseconds:)``.
+    ///
+    /// - Parameters:
+    ///   - target: a descriptor, or, with ``CancelFlags/fixedFile``, an index into the registered files.
+    @inlinable
+    public func cancelAll(
+        fileDescriptor target: Int32, flags: CancelFlags = [], timeoutNanoseconds: Int64 = -1
+    ) -> Int32 {
+        iou_sync_cancel(
+            fileDescriptor, 0, target, flags.union([.all, .descriptor]).rawValue, timeoutNanoseconds)
+    }
+}
