@@ -24,7 +24,7 @@ struct bench_post_config {
 
 // Queue: a ring buffer that grows as a port does (a post never blocks and is never dropped), under a pthread mutex.
 
-// Post one, take one, on one thread: nobody else wants the lock.
+// Post one, take one, on one thread: nobody else wants the lock (but glibc's mutex knows that there is another thread).
 int bench_post_queue_pair(const struct bench_post_config *config, struct bench_outcome *outcome);
 // Post `batch` one by one, take them in one call.
 int bench_post_queue_batch(const struct bench_post_config *config, struct bench_outcome *outcome);

@@ -12,7 +12,7 @@ struct bench_counters {
     uint64_t receives;      // receives that carried data
     uint64_t accepts;       // connections accepted
     uint64_t system_calls;  // system calls of the event loop, by its own count
-} __attribute__((aligned(64)));
+};
 
 // A single-writer count: a plain add, made visible to the reading thread without a locked instruction.
 static inline void bench_count(uint64_t *counter, uint64_t amount) {

@@ -1,5 +1,6 @@
 import CBaselines
 import FoundationEssentials
+import Glibc
 
 /// This executable, started again for one part of a row: it takes lines on its standard input and answers with lines
 /// of JSON.

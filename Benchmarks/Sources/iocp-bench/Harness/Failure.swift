@@ -1,10 +1,5 @@
 import CBaselines
-
-#if canImport(Glibc)
 import Glibc
-#elseif canImport(Musl)
-import Musl
-#endif
 
 /// What stops a row or the run, in words for the user.
 struct Failure: Error, CustomStringConvertible {

@@ -1,4 +1,5 @@
-import FoundationEssentials
+import CBaselines
+import Glibc
 
 /// One line on standard error for each step; on a terminal it is written over.
 struct Progress {
@@ -26,7 +27,7 @@ struct Progress {
     func end(_ outcome: Result<Measurement, any Error>, of item: Case) {
         switch outcome {
         case .success(let measurement):
-            let figures = "\(Table.rate(measurement.rate)) \(item.operation)s/s"
+            let figures = "\(Table.rate(measurement.rate)) \(item.operations)/s"
             write("\(terminal ? "\r\u{1B}[K" : "")\(current): \(figures)\(terminal ? "" : "\n")")
         case .failure(let error):
             write("\(terminal ? "\r\u{1B}[K" : "")\(current): FAILED: \(error)\n")
@@ -40,6 +41,7 @@ struct Progress {
     }
 
     private func write(_ text: String) {
-        FileHandle.standardError.write(Data(text.utf8))
+        var text = text
+        _ = text.withUTF8 { unsafe bench_write(2, $0.baseAddress, $0.count) }
     }
 }

@@ -18,7 +18,8 @@ struct Results: Codable, Sendable {
     struct CaseResult: Codable, Sendable {
         var id: String
         var title: String
-        var operation: String
+        /// What operations are called.
+        var operations: String
         var reference: String?
         var rows: [RowResult]
     }
@@ -51,7 +52,7 @@ struct Results: Codable, Sendable {
                 name: suite.name, summary: suite.summary,
                 cases: suite.cases.map { item in
                     CaseResult(
-                        id: item.id, title: item.title, operation: item.operation, reference: item.reference?.id,
+                        id: item.id, title: item.title, operations: item.operations, reference: item.reference?.id,
                         rows: item.rows.map { RowResult(id: $0.id, title: $0.title, role: $0.role) })
                 })
         }

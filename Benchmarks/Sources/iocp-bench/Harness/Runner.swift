@@ -1,5 +1,6 @@
 import CBaselines
 import FoundationEssentials
+import Glibc
 
 /// What holds for a whole run. Also a part of the results.
 struct RunSettings: Codable, Sendable {
@@ -27,13 +28,13 @@ struct Runner {
         let needsFile = suites.contains { $0.name == Suite.file.name }
         defer {
             for path in needsFile ? [file, copy] : [] {
-                unlink(path)
+                _ = unsafe unlink(path)
             }
         }
         if needsFile {
             progress.note("creating a file of \(settings.fileBytes >> 20) MiB in \(settings.directory)")
             try FileManager.default.createDirectory(atPath: settings.directory, withIntermediateDirectories: true)
-            try check(bench_file_create(file, settings.fileBytes), "creating \(file)")
+            try unsafe check(bench_file_create(file, settings.fileBytes), "creating \(file)")
         }
         for (suiteIndex, suite) in suites.enumerated() {
             for round in 0..<settings.rounds {
@@ -72,7 +73,7 @@ struct Runner {
         let measurement = try child.receive(Measurement.self, within: seconds + 60)
         try child.finish()
         // Before the kernel writes it back: the disk's work must not fall into the next row.
-        unlink(copy)
+        _ = unsafe unlink(copy)
         return measurement
     }
 

@@ -1,6 +1,8 @@
 import CBaselines
+import Histogram
 
 /// Latencies stored one after the other while a row runs, summed up after it: storing costs a row one write.
+@safe
 final class Samples {
     /// What C rows write into.
     let storage: UnsafeMutablePointer<bench_samples>

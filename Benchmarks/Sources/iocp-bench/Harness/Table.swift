@@ -19,7 +19,7 @@ struct Table {
         ]
         let sections = results.suites.flatMap { suite in
             suite.cases.map { item in
-                (title: "\(suite.name): \(item.title) (rate in \(item.operation)s)", rows: item.rows.map(Self.cells))
+                (title: "\(suite.name): \(item.title) (rate in \(item.operations))", rows: item.rows.map(Self.cells))
             }
         }
         let cells = [Self.columns] + sections.flatMap(\.rows)

@@ -1,10 +1,5 @@
 import CBaselines
-
-#if canImport(Glibc)
 import Glibc
-#elseif canImport(Musl)
-import Musl
-#endif
 
 private final class ThreadBody: Sendable {
     let run: @Sendable () -> Void
@@ -35,7 +30,7 @@ struct JoinableThread: ~Copyable, Sendable {
     }
 
     consuming func join() {
-        unsafe pthread_join(thread, nil)
+        pthread_join(thread, nil)
     }
 
     consuming func detach() {

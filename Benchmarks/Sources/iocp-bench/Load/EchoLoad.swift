@@ -1,4 +1,5 @@
 import CBaselines
+import Glibc
 import Histogram
 import IOUring
 

@@ -1,9 +1,10 @@
-import FoundationEssentials
+import Glibc
 
 /// What the load generator knows of its connections: what each has to send, and what has to come back.
 ///
 /// A connection has `depth` slots for messages under way. A slot's bytes stay as they were sent until their echo has
 /// been compared with them; then its next message takes the place.
+@safe
 struct EchoStreams: ~Copyable {
     let traffic: Traffic
 

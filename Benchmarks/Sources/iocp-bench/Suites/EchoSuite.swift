@@ -10,7 +10,7 @@ extension Suite {
             Case(
                 id: "echo/64B-c\(connections)",
                 title: "64 B, \(connections) connection\(connections == 1 ? "" : "s")",
-                operation: "message",
+                operations: "messages",
                 traffic: Traffic(connections: connections, bytes: 64, depth: 1),
                 rows: echoRows
             )
@@ -21,12 +21,12 @@ extension Suite {
         Row(
             id: "raw-uring", title: "raw liburing (C)", role: .reference,
             body: .server(workers: 1) { context in
-                try serve(context, bench_echo_uring)
+                try unsafe serve(context, bench_echo_uring)
             }),
         Row(
             id: "epoll", title: "epoll (C)", role: .baseline,
             body: .server(workers: 1) { context in
-                try serve(context, bench_echo_epoll)
+                try unsafe serve(context, bench_echo_epoll)
             }),
     ]
 

@@ -13,14 +13,14 @@ extension Suite {
         Case(
             id: "file/read-d\(depth)",
             title: "random 4 KiB reads, page cache, depth \(depth)",
-            operation: "read",
+            operations: "reads",
             rows: [
                 Row(
                     id: "raw-uring", title: "raw liburing (C)", role: .reference,
-                    body: .work { try read($0, depth: depth, bench_reads_uring) }),
+                    body: .work { try unsafe read($0, depth: depth, bench_reads_uring) }),
                 Row(
                     id: "pread", title: depth == 1 ? "pread (C)" : "pread, one by one (C)", role: .baseline,
-                    body: .work { try read($0, depth: depth, bench_reads_pread) }),
+                    body: .work { try unsafe read($0, depth: depth, bench_reads_pread) }),
             ]
         )
     }
@@ -28,17 +28,17 @@ extension Suite {
     private static let copy = Case(
         id: "file/copy",
         title: "copy of the file, page cache to page cache, checked by checksum",
-        operation: "MiB",
+        operations: "MiB",
         rows: [
             Row(
                 id: "raw-uring", title: "raw liburing (C)", role: .reference,
                 body: .work { settings in
-                    try checkedCopy(settings) { config, outcome in unsafe bench_copy_uring(config, outcome) }
+                    try unsafe checkedCopy(settings) { config, outcome in unsafe bench_copy_uring(config, outcome) }
                 }),
             Row(
                 id: "read-write", title: "read and write (C)", role: .baseline,
                 body: .work { settings in
-                    try checkedCopy(settings) { config, outcome in unsafe bench_copy_classic(config, outcome) }
+                    try unsafe checkedCopy(settings) { config, outcome in unsafe bench_copy_classic(config, outcome) }
                 }),
         ]
     )

@@ -12,56 +12,56 @@ extension Suite {
     private static let pair = Case(
         id: "post/pair",
         title: "post and dequeue on one thread",
-        operation: "packet",
+        operations: "packets",
         rows: [
             Row(
                 id: "mutex", title: "mutex and ring buffer (C)", role: .reference,
-                body: .work { try run($0, bench_post_queue_pair) }),
+                body: .work { try unsafe run($0, bench_post_queue_pair) }),
             Row(
                 id: "raw-uring", title: "raw liburing NOP (C)", role: .baseline,
-                body: .work { try run($0, bench_post_uring_pair) }),
+                body: .work { try unsafe run($0, bench_post_uring_pair) }),
         ]
     )
 
     private static let batch = Case(
         id: "post/batch-64",
         title: "64 posted, then dequeued in one call",
-        operation: "packet",
+        operations: "packets",
         rows: [
             Row(
                 id: "mutex", title: "mutex and ring buffer (C)", role: .reference,
-                body: .work { try run($0, bench_post_queue_batch) }),
+                body: .work { try unsafe run($0, bench_post_queue_batch) }),
             Row(
                 id: "raw-uring", title: "raw liburing NOPs (C)", role: .baseline,
-                body: .work { try run($0, bench_post_uring_batch) }),
+                body: .work { try unsafe run($0, bench_post_uring_batch) }),
         ]
     )
 
     private static let pingPong = Case(
         id: "post/ping-pong",
         title: "two threads in turns",
-        operation: "round trip",
+        operations: "round trips",
         rows: [
             Row(
                 id: "condition", title: "mutex and condition variable (C)", role: .reference,
-                body: .work { try runSampled($0, bench_post_queue_pingpong) }),
+                body: .work { try unsafe runSampled($0, bench_post_queue_pingpong) }),
             Row(
                 id: "raw-uring", title: "raw liburing MSG_RING (C)", role: .baseline,
-                body: .work { try runSampled($0, bench_post_uring_pingpong) }),
+                body: .work { try unsafe runSampled($0, bench_post_uring_pingpong) }),
             Row(
                 id: "epoll", title: "eventfd and epoll (C)", role: .baseline,
-                body: .work { try runSampled($0, bench_post_epoll_pingpong) }),
+                body: .work { try unsafe runSampled($0, bench_post_epoll_pingpong) }),
         ]
     )
 
     private static let many = Case(
         id: "post/p4-c2",
         title: "four producers, two consumers",
-        operation: "packet",
+        operations: "packets",
         rows: [
             Row(
                 id: "condition", title: "mutex and condition variable (C)", role: .reference,
-                body: .work { try run($0, bench_post_queue_many) })
+                body: .work { try unsafe run($0, bench_post_queue_many) })
         ]
     )
 

@@ -8,6 +8,7 @@ struct Suite: Sendable {
 
     static let all: [Suite] = [echo, file, post]
 
+    /// The cases of all suites.
     static var allCases: [Case] { all.flatMap(\.cases) }
 }
 
@@ -16,8 +17,8 @@ struct Case: Sendable {
     /// Suite and case, as in `echo/64B-c64`.
     var id: String
     var title: String
-    /// What one operation is called.
-    var operation: String
+    /// What operations are called, in the plural.
+    var operations: String
     /// What the load generator sends; nil for cases without one.
     var traffic: Traffic?
     var rows: [Row]
