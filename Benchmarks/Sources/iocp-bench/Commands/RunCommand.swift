@@ -26,7 +26,8 @@ struct RunCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Measured seconds of a row in a round (default: the suite's).", valueName: "seconds"))
     var seconds: Double?
 
-    @Option(help: ArgumentHelp("Only this row, by its id; may be repeated. The reference always runs.", valueName: "id"))
+    @Option(
+        help: ArgumentHelp("Only this row, by its id; may be repeated. The reference always runs.", valueName: "id"))
     var row: [String] = []
 
     @Option(help: ArgumentHelp("Where the file for the file suite is created, and removed.", valueName: "directory"))

@@ -20,9 +20,7 @@ final class ChildProcess {
         var strings = unsafe arguments.map { unsafe UnsafePointer<CChar>?(strdup($0)) }
         unsafe strings.append(nil)
         process = unsafe strings.withUnsafeBufferPointer { unsafe bench_spawn($0.baseAddress, &input, &output) }
-        for unsafe string in unsafe strings {
-            unsafe free(UnsafeMutablePointer(mutating: string))
-        }
+        unsafe strings.forEach { unsafe free(UnsafeMutablePointer(mutating: $0)) }
         self.input = input
         self.output = output
         try check(process, "starting \(name)")
@@ -40,7 +38,8 @@ final class ChildProcess {
     /// Sends one line.
     func send(_ line: String) throws {
         let bytes = Array((line + "\n").utf8)
-        try unsafe check(bytes.withUnsafeBytes { unsafe bench_write(input, $0.baseAddress, $0.count) }, "telling \(name)")
+        try unsafe check(
+            bytes.withUnsafeBytes { unsafe bench_write(input, $0.baseAddress, $0.count) }, "telling \(name)")
     }
 
     /// Tells the child to end.

@@ -42,7 +42,8 @@ struct EchoStreams: ~Copyable {
         for slot in 0..<traffic.connections * traffic.depth {
             let message = unsafe outgoing + slot * traffic.bytes
             for offset in 0..<traffic.bytes {
-                unsafe message.storeBytes(of: UInt8(truncatingIfNeeded: slot &* 31 &+ offset), toByteOffset: offset, as: UInt8.self)
+                unsafe message.storeBytes(
+                    of: UInt8(truncatingIfNeeded: slot &* 31 &+ offset), toByteOffset: offset, as: UInt8.self)
             }
             unsafe message.storeBytes(of: UInt64(slot) << 40, as: UInt64.self)
         }
