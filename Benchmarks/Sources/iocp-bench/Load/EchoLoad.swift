@@ -122,7 +122,7 @@ struct EchoLoad {
         private mutating func send(_ connection: Int) {
             guard let bytes = unsafe streams.takeSend(connection, now: now) else { return }
             var entry = unsafe SubmissionEntry.send(
-                sockets[connection], from: bytes.baseAddress, count: UInt32(bytes.count), flags: Int32(MSG_WAITALL.rawValue))
+                sockets[connection], from: bytes.baseAddress, count: UInt32(bytes.count), flags: Int32(MSG_WAITALL))
             entry.userData = UInt64(connection) << 1 | 1
             if sendsAreSilent {
                 entry.flags = .skipSuccess
