@@ -150,6 +150,9 @@
 #define IOU_OP_FTRUNCATE 55
 #define IOU_OP_BIND 56
 #define IOU_OP_LISTEN 57
+#define IOU_REGISTER_PROBE 8
+#define IOU_REGISTER_PBUF_RING 22
+#define IOU_UNREGISTER_PBUF_RING 23
 #define IOU_REGISTER_SYNC_CANCEL 24
 #define IOU_REGISTER_PBUF_STATUS 26
 #define IOU_REGISTER_SEND_MSG_RING 32
@@ -250,6 +253,92 @@ static inline int iou_sync_cancel(int fd, uint64_t userData, int target, uint32_
 static inline int iou_send_message(int target, uint64_t userData, uint32_t result) {
     struct iou_sqe entry = iou_entry(IOU_OP_MSG_RING, target, userData, 0 /* IORING_MSG_DATA */, result, 0);
     return iou_register(-1, IOU_REGISTER_SEND_MSG_RING, &entry, 1);
+}
+
+// The arguments of the registrations of buffer rings. Defined here because the fields that hold the flags and the head
+// are missing or called padding in older headers.
+
+struct iou_buffer_registration {
+    uint64_t address;
+    uint32_t entries;
+    uint16_t group;
+    uint16_t flags;
+    uint64_t reserved[3];
+};
+
+struct iou_buffer_status {
+    uint32_t group;
+    uint32_t head;
+    uint32_t reserved[8];
+};
+
+static inline int iou_register_buffer_ring(int fd, void *memory, uint32_t entries, uint16_t group, uint16_t flags) {
+    struct iou_buffer_registration request = {(uint64_t)(uintptr_t)memory, entries, group, flags, {0, 0, 0}};
+    return iou_register(fd, IOU_REGISTER_PBUF_RING, &request, 1);
+}
+
+static inline int iou_unregister_buffer_ring(int fd, uint16_t group) {
+    struct iou_buffer_registration request = {0, 0, group, 0, {0, 0, 0}};
+    return iou_register(fd, IOU_UNREGISTER_PBUF_RING, &request, 1);
+}
+
+// The index of the next buffer the kernel will take, or a negated errno.
+static inline int iou_buffer_ring_head(int fd, uint16_t group) {
+    struct iou_buffer_status status;
+    memset(&status, 0, sizeof(status));
+    status.group = group;
+    int result = iou_register(fd, IOU_REGISTER_PBUF_STATUS, &status, 1);
+    return result < 0 ? result : (int)(status.head & 0xFFFF);
+}
+
+// Which operations the kernel knows, as bits; the array is of 256 bits. Zero or a negated errno.
+static inline int iou_probe(int fd, uint64_t operations[4]) {
+    struct {
+        uint8_t last;
+        uint8_t count;
+        uint16_t reserved;
+        uint32_t reserved2[3];
+        struct {
+            uint8_t operation;
+            uint8_t reserved;
+            uint16_t flags;
+            uint32_t reserved2;
+        } operations[256];
+    } probe;
+    memset(&probe, 0, sizeof(probe));
+    memset(operations, 0, 4 * sizeof(operations[0]));
+    int result = iou_register(fd, IOU_REGISTER_PROBE, &probe, 256);
+    if (result < 0)
+        return result;
+    for (unsigned index = 0; index < probe.count; index++) {
+        unsigned operation = probe.operations[index].operation;
+        if (probe.operations[index].flags & IO_URING_OP_SUPPORTED)
+            operations[operation / 64] |= (uint64_t)1 << (operation % 64);
+    }
+    return 0;
+}
+
+// MARK: Rings of provided buffers
+//
+// An array of descriptions of 16 bytes each. The tail, of 16 bits, lies in the last two bytes of the first one, so a
+// description is never written as a whole.
+
+struct iou_provided_buffer {
+    uint64_t address;
+    uint32_t length;
+    uint16_t identifier;
+    uint16_t tail;
+};
+
+static inline void iou_buffer_ring_set(struct iou_provided_buffer *ring, uint32_t index, void *address, uint32_t length,
+                                       uint16_t identifier) {
+    ring[index].address = (uint64_t)(uintptr_t)address;
+    ring[index].length = length;
+    ring[index].identifier = identifier;
+}
+
+static inline void iou_buffer_ring_publish(struct iou_provided_buffer *ring, uint16_t tail) {
+    __atomic_store_n(&ring->tail, tail, __ATOMIC_RELEASE);
 }
 
 // MARK: The process

@@ -32,4 +32,9 @@ public struct Completion: Sendable, Hashable {
     /// Whether this is not a result but word that a zero-copy send no longer uses its buffer (`IORING_CQE_F_NOTIF`).
     @inlinable
     public var isNotification: Bool { flags & (1 << 3) != 0 }
+
+    /// Whether the provided buffer was not used up, so that later completions may carry the same one
+    /// (`IORING_CQE_F_BUF_MORE`); only with an incremental ``BufferRing``.
+    @inlinable
+    public var bufferMore: Bool { flags & (1 << 4) != 0 }
 }

@@ -139,18 +139,18 @@ public struct EnterFlags: OptionSet, Sendable, Hashable {
 
     /// Finishes completions that are due, brings back those that found the queue full, and waits for the minimum
     /// asked for.
-    public static let getEvents = EnterFlags(rawValue: 1 << 0)
+    @inlinable public static var getEvents: EnterFlags { EnterFlags(rawValue: 1 << 0) }
     /// Wakes the kernel thread of a ring with ``SetupFlags/submissionPolling``.
-    public static let submissionWakeup = EnterFlags(rawValue: 1 << 1)
+    @inlinable public static var submissionWakeup: EnterFlags { EnterFlags(rawValue: 1 << 1) }
     /// Waits until such a ring's submission queue has room.
-    public static let submissionWait = EnterFlags(rawValue: 1 << 2)
+    @inlinable public static var submissionWait: EnterFlags { EnterFlags(rawValue: 1 << 2) }
     /// The argument carries a timeout. Set and cleared by ``Submitter``; no need to pass it.
-    public static let extendedArgument = EnterFlags(rawValue: 1 << 3)
+    @inlinable public static var extendedArgument: EnterFlags { EnterFlags(rawValue: 1 << 3) }
     /// The descriptor is an index of a registered ring.
-    public static let registeredRing = EnterFlags(rawValue: 1 << 4)
+    @inlinable public static var registeredRing: EnterFlags { EnterFlags(rawValue: 1 << 4) }
     /// The wait is not counted as I/O wait (Linux 6.15). Older kernels answer `EINVAL`: pass it only where
     /// ``RingFeatures/noIOWait`` was granted.
-    public static let noIOWait = EnterFlags(rawValue: 1 << 7)
+    @inlinable public static var noIOWait: EnterFlags { EnterFlags(rawValue: 1 << 7) }
 }
 
 /// Modifiers every operation takes: the `IOSQE_*` bits of a submission entry.
@@ -163,19 +163,19 @@ public struct EntryFlags: OptionSet, Sendable, Hashable {
     public init(rawValue: UInt8) { self.rawValue = rawValue }
 
     /// The descriptor is an index into the registered files.
-    public static let fixedFile = EntryFlags(rawValue: 1 << 0)
+    @inlinable public static var fixedFile: EntryFlags { EntryFlags(rawValue: 1 << 0) }
     /// Starts when everything submitted before has completed.
-    public static let drain = EntryFlags(rawValue: 1 << 1)
+    @inlinable public static var drain: EntryFlags { EntryFlags(rawValue: 1 << 1) }
     /// The next entry starts when this one has succeeded, and is cancelled when it has not.
-    public static let link = EntryFlags(rawValue: 1 << 2)
+    @inlinable public static var link: EntryFlags { EntryFlags(rawValue: 1 << 2) }
     /// The next entry starts when this one has completed, whatever its result.
-    public static let hardLink = EntryFlags(rawValue: 1 << 3)
+    @inlinable public static var hardLink: EntryFlags { EntryFlags(rawValue: 1 << 3) }
     /// Goes to a worker thread at once, without first being tried on the submitting one.
-    public static let async = EntryFlags(rawValue: 1 << 4)
+    @inlinable public static var async: EntryFlags { EntryFlags(rawValue: 1 << 4) }
     /// Takes its buffer from the group in ``SubmissionEntry/bufferGroup``.
-    public static let bufferSelect = EntryFlags(rawValue: 1 << 5)
+    @inlinable public static var bufferSelect: EntryFlags { EntryFlags(rawValue: 1 << 5) }
     /// Posts a completion only on failure (Linux 5.17).
-    public static let skipSuccess = EntryFlags(rawValue: 1 << 6)
+    @inlinable public static var skipSuccess: EntryFlags { EntryFlags(rawValue: 1 << 6) }
 }
 
 /// What a cancellation matches: the `IORING_ASYNC_CANCEL_*` bits.
@@ -188,15 +188,15 @@ public struct CancelFlags: OptionSet, Sendable, Hashable {
     public init(rawValue: UInt32) { self.rawValue = rawValue }
 
     /// Everything that matches, not just the first.
-    public static let all = CancelFlags(rawValue: 1 << 0)
+    @inlinable public static var all: CancelFlags { CancelFlags(rawValue: 1 << 0) }
     /// Matches by descriptor, not by user data. Set by the functions that take a descriptor.
-    public static let descriptor = CancelFlags(rawValue: 1 << 1)
+    @inlinable public static var descriptor: CancelFlags { CancelFlags(rawValue: 1 << 1) }
     /// Matches every operation of the ring.
-    public static let any = CancelFlags(rawValue: 1 << 2)
+    @inlinable public static var any: CancelFlags { CancelFlags(rawValue: 1 << 2) }
     /// The descriptor is an index into the registered files.
-    public static let fixedFile = CancelFlags(rawValue: 1 << 3)
+    @inlinable public static var fixedFile: CancelFlags { CancelFlags(rawValue: 1 << 3) }
     /// Matches by user data as well as by what else is asked for (Linux 6.6).
-    public static let userData = CancelFlags(rawValue: 1 << 4)
+    @inlinable public static var userData: CancelFlags { CancelFlags(rawValue: 1 << 4) }
     /// Matches by operation (Linux 6.6).
-    public static let operation = CancelFlags(rawValue: 1 << 5)
+    @inlinable public static var operation: CancelFlags { CancelFlags(rawValue: 1 << 5) }
 }

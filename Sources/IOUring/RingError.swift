@@ -37,7 +37,7 @@ public struct RingError: Error, Sendable, Hashable, CustomStringConvertible {
     /// The value of `kernel.io_uring_disabled` where it explains the error.
     let sysctl: Int?
 
-    init(kind: Kind, errno: Errno, operation: String, sysctl: Int? = nil) {
+    package init(kind: Kind, errno: Errno, operation: String, sysctl: Int? = nil) {
         self.kind = kind
         self.errno = errno
         self.operation = operation
@@ -81,8 +81,10 @@ public struct RingError: Error, Sendable, Hashable, CustomStringConvertible {
         return "\(operation) failed (errno \(errno.rawValue)): \(text)"
     }
 
+    // Package access: the tests inject what cannot be provoked on a healthy system.
+
     /// Finds the cause of a failed call. What it reads of the system is passed in, so that every cause can be tested.
-    static func classify(
+    package static func classify(
         _ errno: Errno, operation: String, sysctl: @autoclosure () -> Int?, lockedMemoryLimited: @autoclosure () -> Bool
     ) -> RingError {
         switch errno {
@@ -120,7 +122,7 @@ public struct RingError: Error, Sendable, Hashable, CustomStringConvertible {
     }
 
     /// `kernel.io_uring_disabled`, or nil where the kernel (older than 6.6) has none.
-    static func readDisabledSysctl() -> Int? {
+    package static func readDisabledSysctl() -> Int? {
         let fd = unsafe open("/proc/sys/kernel/io_uring_disabled", O_RDONLY | O_CLOEXEC)
         guard fd >= 0 else { return nil }
         defer { close(fd) }
