@@ -1,1 +1,129 @@
-// Placeholder until the port lands.
+internal import CIOCPSupport
+internal import IOUring
+internal import Synchronization
+
+/// A completion port: one queue for the completions of many handles, and the limit on the threads that work on them.
+///
+/// Threads dequeue packets; the port lets at most ``concurrencyLimit`` of them run at a time, wakes the one that came
+/// last, and queues what comes meanwhile. This object is a *reference* to the port, as a Windows handle is:
+/// ``duplicate(access:)`` makes another, and the port is open until the last one is closed or let go of.
+///
+/// - Thread safety: every call from any thread.
+/// - Cost: see each call. Creating a port makes one io_uring for each processor that its limit allows.
+///
+/// The corresponding Win32 object is what `CreateIoCompletionPort` returns.
+public final class CompletionPort: Sendable {
+    let core: PortCore
+    /// What this reference may be used for.
+    public let access: Access
+    private let isClosed = Atomic<Bool>(false)
+
+    /// What a reference to a port may be used for (a13).
+    public struct Access: OptionSet, Sendable {
+        public let rawValue: UInt32
+        public init(rawValue: UInt32) { self.rawValue = rawValue }
+
+        /// To query the depth. The Win32 right is `IO_COMPLETION_QUERY_STATE`.
+        public static let query = Access(rawValue: 1)
+        /// To associate, post and dequeue. The Win32 right is `IO_COMPLETION_MODIFY_STATE`.
+        public static let modify = Access(rawValue: 2)
+        public static let all: Access = [.query, .modify]
+    }
+
+    /// How a port's rings are made.
+    public struct Options: Sendable {
+        /// Entries that a ring takes before the kernel must be entered; more are absorbed at the cost of an entry.
+        public var submissionEntries: UInt32 = 256
+        /// Completions that a ring holds before the kernel keeps them in memory of its own; none is ever lost.
+        public var completionEntries: UInt32 = 4096
+        /// Rings at most; nil is the limit or the larger of 8 and the processors, whichever is smaller. Running threads
+        /// beyond the rings enter the kernel for each operation.
+        public var rings: Int?
+
+        public init() {}
+    }
+
+    /// Creates a port.
+    ///
+    /// - Parameters:
+    ///   - concurrencyLimit: threads that may run at a time, fixed for the port's life (a2). 0 is the number of
+    ///     processors that the process may use: its affinity mask, lowered to its cgroup's CPU quota rounded up.
+    ///   - options: of the rings.
+    /// - Throws: ``PortError`` if io_uring is forbidden, missing or too old, or descriptors or memory are short; the
+    ///   text names the cause and the remedy. Also for a negative limit.
+    ///
+    /// The corresponding Win32 call is `CreateIoCompletionPort(INVALID_HANDLE_VALUE, NULL, 0, n)`.
+    public convenience init(concurrencyLimit: Int = 0, options: Options = Options()) throws(PortError) {
+        guard concurrencyLimit >= 0 else { throw .invalid("a concurrency limit must not be negative") }
+        guard options.rings ?? 1 > 0 else { throw .invalid("a port needs at least one ring") }
+        let processors = Int(iocp_available_processors())
+        let limit = concurrencyLimit == 0 ? processors : concurrencyLimit
+        let rings = min(limit, options.rings ?? max(8, processors))
+        let ringOptions = RingOptions(
+            submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
+        self.init(try PortCore(limit: limit, slotCount: rings, options: ringOptions), .all)
+    }
+
+    /// Creates a port and associates a handle with it, or does neither.
+    ///
+    /// The corresponding Win32 call is `CreateIoCompletionPort(handle, NULL, key, n)`.
+    public convenience init(
+        associating handle: IOHandle, key: UInt, concurrencyLimit: Int = 0, options: Options = Options()
+    ) throws(PortError) {
+        try self.init(concurrencyLimit: concurrencyLimit, options: options)
+        do throws(PortError) {
+            try associate(handle, key: key)
+        } catch {
+            close()
+            throw error
+        }
+    }
+
+    private init(_ core: PortCore, _ access: Access) {
+        self.core = core
+        self.access = access
+    }
+
+    deinit {
+        close()
+    }
+
+    /// Threads that may run at a time.
+    public var concurrencyLimit: Int { core.limit }
+
+    /// Another reference to the same port: waits go on when only one of them is closed (f3).
+    ///
+    /// - Parameter access: what the new reference may be used for; no more than this one.
+    public func duplicate(access: Access? = nil) throws(PortError) -> CompletionPort {
+        let core = try open([])
+        let wanted = access ?? self.access
+        guard wanted.isSubset(of: self.access) else {
+            throw PortError(.accessDenied, "a duplicate cannot have rights that this reference lacks")
+        }
+        try core.retainReference()
+        return CompletionPort(core, wanted)
+    }
+
+    /// Closes this reference. The last one of a port ends every wait with ``CompletionStatus/abandoned`` and discards
+    /// queued packets; handles stay associated, and their operations complete without packets (f1–f5).
+    ///
+    /// Closing a closed reference does nothing and returns false.
+    /// The corresponding Win32 function is `CloseHandle`.
+    @discardableResult
+    public func close() -> Bool {
+        guard isClosed.compareExchange(expected: false, desired: true, ordering: .sequentiallyConsistent).exchanged
+        else { return false }
+        core.releaseReference()
+        return true
+    }
+
+    /// The port object, if this reference is open and has the right.
+    @inline(__always)
+    func open(_ right: Access) throws(PortError) -> PortCore {
+        guard !isClosed.load(ordering: .relaxed) else { throw .portClosed }
+        guard access.isSuperset(of: right) else {
+            throw PortError(.accessDenied, "this reference to the port lacks the right to do that")
+        }
+        return core
+    }
+}

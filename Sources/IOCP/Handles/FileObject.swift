@@ -1,0 +1,370 @@
+internal import CIOCPSupport
+internal import Glibc
+internal import Synchronization
+
+/// What kind of thing a descriptor is: it decides how results are read (an empty read ends a file, breaks a pipe, and
+/// is a graceful end of a stream).
+public enum HandleKind: UInt8, Sendable {
+    /// A regular file or block device: offsets, end of file.
+    case file
+    /// A pipe or FIFO, or a stream socket that plays a duplex pipe.
+    case pipe
+    /// A connected or listening stream socket (TCP, Unix).
+    case stream
+    /// A socket that keeps message boundaries (UDP, Unix datagram, seqpacket).
+    case message
+    /// A mail slot: a message queue with one reader.
+    case mailSlot
+    /// A character device, or anything else that is read and written in order.
+    case device
+}
+
+/// The file object behind one or more handles: the descriptor, its association, modes and pending operations (a4).
+///
+/// Thread safety: `lock` guards everything that is not atomic or constant. It is held for a few instructions only and
+/// is the innermost lock of all.
+final class FileObject: @unchecked Sendable {
+    let kind: HandleKind
+    /// Opened for asynchronous use: only such a file may be associated (error table of section a).
+    let isOverlapped: Bool
+    /// Whether adopting the descriptor cleared O_NONBLOCK, so that releasing it sets it again.
+    let restoresNonblocking: Bool
+
+    private let lock = SpinLock()
+    private(set) var descriptor: Int32
+    private var references = 1
+    /// The last handle is closed: pending operations are ending.
+    private var closed = false
+    /// A reset has been reported: later failures of the connection are that reset too.
+    private let sawReset = Atomic<Bool>(false)
+    /// The user shut the receiving side: an empty receive is that, not the peer's end.
+    private let receiveIsShut = Atomic<Bool>(false)
+    /// The pending accept that is to put its connection into this object's descriptor, and its listener.
+    private var awaited: (operation: Operation, listener: FileObject)?
+    private(set) var modes: NotificationModes = []
+    private(set) var port: PortCore?
+    private(set) var key: UInt = 0
+    private var pending: OperationRecord.Pointer?
+    private var keepsItself = false
+
+    /// The file object's own event (e10): 0 reset, 1 set, 2 reset and waited for.
+    private let signal = Atomic<UInt32>(0)
+
+    init(descriptor: Int32, kind: HandleKind, isOverlapped: Bool = true, restoresNonblocking: Bool = false) {
+        self.descriptor = descriptor
+        self.kind = kind
+        self.isOverlapped = isOverlapped
+        self.restoresNonblocking = restoresNonblocking
+    }
+
+    deinit {
+        if descriptor >= 0 { Glibc.close(descriptor) }
+    }
+
+    // MARK: Association
+
+    /// Binds the file object to a port, once for its life (a4).
+    func associate(_ port: PortCore, key: UInt) throws(PortError) {
+        lock.lock()
+        guard !closed else {
+            lock.unlock()
+            throw .handleClosed
+        }
+        guard isOverlapped else {
+            lock.unlock()
+            throw .invalid("the handle was not opened for overlapped I/O; open it with overlapped: true")
+        }
+        guard self.port == nil else {
+            lock.unlock()
+            throw .invalid(
+                "the file object is associated with a port already, and stays so until its last handle is closed")
+        }
+        self.port = port
+        self.key = key
+        let setsEvent = !modes.contains(.skipSetEventOnHandle)
+        lock.unlock()
+        if setsEvent { setSignal() }  // a8
+    }
+
+    /// The port, if the object is associated.
+    var association: (port: PortCore, key: UInt)? {
+        lock.lock()
+        defer { lock.unlock() }
+        return port.map { ($0, key) }
+    }
+
+    func addModes(_ added: NotificationModes) throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed else { throw .handleClosed }
+        guard isOverlapped else {
+            throw .invalid("notification modes need a handle that was opened for overlapped I/O")
+        }
+        modes.formUnion(added)  // e16: bits are only ever added
+    }
+
+    // MARK: Pending operations
+
+    /// Enters an operation into the list of the pending ones, or says that the handle is closed.
+    ///
+    /// Returns the port whose rings are to carry it; nil if the object is not associated yet.
+    @inline(__always)
+    func begin(_ record: OperationRecord.Pointer) throws(PortError) -> PortCore? {
+        lock.lock()
+        guard !closed else {
+            lock.unlock()
+            throw .handleClosed
+        }
+        let first = unsafe pending
+        unsafe record.pointee.next = first
+        unsafe record.pointee.previous = nil
+        unsafe first?.pointee.previous = record
+        unsafe pending = record
+        let port = self.port
+        lock.unlock()
+        return port
+    }
+
+    struct Completion {
+        var port: Unmanaged<PortCore>?
+        var key: UInt
+        var modes: NotificationModes
+        /// The object kept itself alive for its pending operations and this was the last: release it when no lock is held.
+        var drained: Bool
+    }
+
+    /// Takes an operation out of the pending ones and says where its packet goes.
+    @inline(__always)
+    func end(_ record: OperationRecord.Pointer) -> Completion {
+        lock.lock()
+        let next = unsafe record.pointee.next
+        let previous = unsafe record.pointee.previous
+        if let previous = unsafe previous {
+            unsafe previous.pointee.next = next
+        } else {
+            unsafe pending = next
+        }
+        unsafe next?.pointee.previous = previous
+        let drained = unsafe keepsItself && pending == nil
+        if drained { keepsItself = false }
+        let result = unsafe Completion(
+            port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
+            drained: drained)
+        lock.unlock()
+        return unsafe result
+    }
+
+    /// Whether the last handle is closed, so that pending operations are to end.
+    var isClosing: Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        return closed
+    }
+
+    /// The association as a completion of a continuous operation needs it, the operation going on.
+    @inline(__always)
+    func peek() -> Completion {
+        lock.lock()
+        defer { lock.unlock() }
+        return unsafe Completion(
+            port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
+            drained: false)
+    }
+
+    /// The pending operations that `wanted` accepts, each kept alive by the result.
+    func pendingOperations(where wanted: (OperationRecord.Pointer) -> Bool) -> [Operation] {
+        lock.lock()
+        defer { lock.unlock() }
+        var found: [Operation] = []
+        var next = unsafe pending
+        while let record = unsafe next {
+            if unsafe wanted(record), let owner = unsafe record.pointee.owner {
+                unsafe found.append(owner.takeUnretainedValue())
+            }
+            unsafe next = record.pointee.next
+        }
+        return found
+    }
+
+    var hasPending: Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        return unsafe pending != nil
+    }
+
+    // MARK: References
+
+    func retainHandle() throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed else { throw .handleClosed }
+        references += 1
+    }
+
+    /// One handle less. Returns whether it was the last, with pending operations to be ended.
+    func releaseHandle() -> Bool {
+        lock.lock()
+        references -= 1
+        guard references == 0 else {
+            lock.unlock()
+            return false
+        }
+        closed = true
+        let waits = unsafe pending != nil
+        if waits {
+            keepsItself = true
+            _ = unsafe Unmanaged.passRetained(self)
+        }
+        lock.unlock()
+        return waits
+    }
+
+    /// Gives the descriptor away: only while nothing is pending and one handle exists.
+    func surrenderDescriptor() throws(PortError) -> Int32 {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed else { throw .handleClosed }
+        guard unsafe pending == nil else {
+            throw .invalid("operations are pending on the handle; cancel them and dequeue their packets first")
+        }
+        guard references == 1 else {
+            throw .invalid("the handle has duplicates; close them before the descriptor is released")
+        }
+        closed = true
+        references = 0
+        let given = descriptor
+        descriptor = -1
+        if restoresNonblocking { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
+        return given
+    }
+
+    /// Closes the descriptor, at most once.
+    func closeDescriptor() {
+        lock.lock()
+        let given = descriptor
+        descriptor = -1
+        lock.unlock()
+        if given >= 0 { Glibc.close(given) }
+    }
+
+    // MARK: Sockets
+
+    func noteReceiveShutdown() { receiveIsShut.store(true, ordering: .relaxed) }
+    var hasReceiveShut: Bool { receiveIsShut.load(ordering: .relaxed) }
+    func noteReset() { sawReset.store(true, ordering: .relaxed) }
+    var hasSeenReset: Bool { sawReset.load(ordering: .relaxed) }
+
+    /// Puts a fresh, unconnected socket of the same kind under the descriptor. The old one closes gracefully behind it.
+    /// Returns 0 or an errno.
+    func replaceWithFreshSocket() -> Int32 {
+        lock.lock()
+        defer { lock.unlock() }
+        var domain: Int32 = 0
+        var type: Int32 = 0
+        var proto: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        guard unsafe getsockopt(descriptor, SOL_SOCKET, SO_DOMAIN, &domain, &size) == 0,
+            unsafe getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size) == 0,
+            unsafe getsockopt(descriptor, SOL_SOCKET, SO_PROTOCOL, &proto, &size) == 0
+        else { return errno }
+        let fresh = socket(domain, type | Int32(SOCK_CLOEXEC.rawValue), proto)
+        if fresh < 0 { return errno }
+        return replace(with: fresh)
+    }
+
+    /// Puts a descriptor in the place of this object's, which keeps its number. Takes the descriptor over.
+    /// Returns 0 or an errno.
+    func adoptConnection(_ accepted: Int32) -> Int32 {
+        lock.lock()
+        defer { lock.unlock() }
+        awaited = nil
+        guard descriptor >= 0, !closed else {
+            Glibc.close(accepted)
+            return ECANCELED
+        }
+        return replace(with: accepted)
+    }
+
+    private func replace(with other: Int32) -> Int32 {
+        let result = dup3(other, descriptor, O_CLOEXEC)
+        let code = result < 0 ? errno : 0
+        Glibc.close(other)
+        sawReset.store(false, ordering: .relaxed)
+        receiveIsShut.store(false, ordering: .relaxed)
+        return code
+    }
+
+    /// Says that an accept will put its connection here, so that closing this handle can end it (e30).
+    func await(_ operation: Operation, from listener: FileObject) throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed else { throw .handleClosed }
+        guard awaited == nil else { throw .invalid("another accept waits for this socket already") }
+        awaited = (operation, listener)
+    }
+
+    /// The accept that waits to put its connection here, if any; it waits no longer.
+    func endAwaiting() -> (operation: Operation, listener: FileObject)? {
+        lock.lock()
+        defer { lock.unlock() }
+        let waiting = awaited
+        awaited = nil
+        return waiting
+    }
+
+    // MARK: The object's own event
+
+    @inline(__always)
+    func resetSignal() {
+        if signal.load(ordering: .relaxed) == 1 {
+            _ = signal.compareExchange(expected: 1, desired: 0, ordering: .sequentiallyConsistent)
+        }
+    }
+
+    @inline(__always)
+    func setSignal() {
+        if signal.exchange(1, ordering: .sequentiallyConsistent) == 2 { wakeSignalWaiters() }
+    }
+
+    @inline(never)
+    private func wakeSignalWaiters() {
+        futexWake(signal, count: .max)
+    }
+
+    var isSignaled: Bool { signal.load(ordering: .acquiring) == 1 }
+
+    func waitForSignal(_ deadline: Deadline) -> Bool {
+        while !isSignaled {
+            _ = signal.compareExchange(expected: 0, desired: 2, ordering: .sequentiallyConsistent)
+            let left = deadline.remaining
+            if left == 0 { return isSignaled }
+            futexWait(signal, while: 2, nanoseconds: left)
+        }
+        return true
+    }
+}
+
+/// A spin lock for a handful of instructions: taking it is one atomic operation, giving it back a plain store.
+struct SpinLock: ~Copyable {
+    private let word = Atomic<UInt32>(0)
+
+    @inline(__always)
+    borrowing func lock() {
+        if word.exchange(1, ordering: .acquiring) != 0 { spin() }
+    }
+
+    @inline(__always)
+    borrowing func unlock() {
+        word.store(0, ordering: .releasing)
+    }
+
+    @inline(never)
+    private borrowing func spin() {
+        var rounds = 0
+        while word.load(ordering: .relaxed) != 0 || word.exchange(1, ordering: .acquiring) != 0 {
+            rounds += 1
+            // The holder may have been preempted on this very processor.
+            if rounds < 64 { iocp_cpu_relax() } else { sched_yield() }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+internal import Glibc
+
+extension Socket {
+    /// Starts to accept a connection. Its packet comes to the listener's port and key (g32); the connection is in
+    /// ``Packet/acceptedSocket``, associated with nothing (g36).
+    ///
+    /// - Parameters:
+    ///   - firstData: bytes of the operation's buffer to receive the first data of the connection into; the packet then
+    ///     comes with them (g33), or with 0 bytes if the peer closes without a word (g34). An empty range waits for the
+    ///     connection only.
+    ///   - socket: an unconnected socket to put the connection into, as `AcceptEx` does; nil makes one. Closing it ends
+    ///     the accept (e30).
+    ///
+    /// The corresponding Win32 function is `AcceptEx`; io_uring's operation is ACCEPT.
+    @discardableResult
+    public func accept(
+        _ operation: Operation, firstData: Range<Int> = 0..<0, into socket: Socket? = nil, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        try operation.claimed { () throws(PortError) in
+            let file = try opened()
+            let range = firstData.isEmpty ? nil : try ByteRange(firstData, of: operation)
+            let details = unsafe operation.details
+            unsafe details.pointee.second = range?.memory
+            unsafe details.pointee.secondLength = range?.count ?? 0
+            unsafe details.pointee.acceptedDescriptor = -1
+            operation.acceptsMessages = file.kind == .message
+            operation.companion = socket
+            if let socket { try socket.opened().await(operation, from: file) }
+            do throws(PortError) {
+                return unsafe try Engine.start(operation, on: file, Engine.Request(kind: .accept), start)
+            } catch {
+                _ = socket?.file.endAwaiting()
+                throw error
+            }
+        }
+    }
+
+    /// Starts to accept connections until it is cancelled or fails: one operation, a packet for each connection.
+    ///
+    /// Packets of connections have ``Packet/isMore``; the last one does not and carries the reason. Running out of
+    /// descriptors ends the operation with ``CompletionStatus/tooManyOpenedFiles``: start it again when there are some.
+    ///
+    /// Win32 programs keep several `AcceptEx` pending instead; io_uring's operation is multishot ACCEPT.
+    public func acceptContinuously(_ operation: Operation, start: Start = .deferred) throws(PortError) {
+        _ = try operation.claimed { () throws(PortError) in
+            let file = try opened()
+            operation.acceptsMessages = file.kind == .message
+            operation.companion = nil
+            return unsafe try Engine.start(
+                operation, on: file, Engine.Request(kind: .acceptContinuously, continuous: true), start)
+        }
+    }
+
+    /// Starts to connect, and to send first data once connected.
+    ///
+    /// Always completes by packet, whatever the start and the handle's modes (g41): refused is 1225, unreachable 1231 or
+    /// 1232, timed out 121 (g42). The socket need not be bound first, as `ConnectEx` demands.
+    ///
+    /// - Parameter firstData: bytes of the operation's buffer; the packet's bytes are theirs.
+    ///
+    /// The corresponding Win32 function is `ConnectEx`; io_uring's operations are CONNECT and SEND.
+    @discardableResult
+    public func connect(
+        _ operation: Operation, to address: SocketAddress, firstData: Range<Int> = 0..<0, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        try operation.claimed { () throws(PortError) in
+            let file = try opened()
+            let range = firstData.isEmpty ? nil : try ByteRange(firstData, of: operation)
+            unsafe operation.setMessage(address, nil)
+            let request = unsafe Engine.Request(
+                kind: .connect, memory: range?.memory, length: range?.count ?? 0, alwaysPends: true)
+            return unsafe try Engine.start(operation, on: file, request, start)
+        }
+    }
+
+    /// Starts to end a connection in both directions.
+    ///
+    /// Always completes by packet, of 0 bytes (g44). Not connected is an error.
+    /// - Parameter reuse: leaves the socket unconnected and unbound, ready to connect or to accept into again; its
+    ///   association stays (g46). Without it the socket can only be closed.
+    ///
+    /// The corresponding Win32 function is `DisconnectEx`; io_uring's operation is SHUTDOWN.
+    @discardableResult
+    public func disconnect(
+        _ operation: Operation, reuse: Bool = false, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        try startPlain(
+            operation,
+            unsafe Engine.Request(
+                kind: .disconnect, length: reuse ? 1 : 0, callFlags: Int32(SHUT_RDWR), alwaysPends: true), start)
+    }
+
+    /// Starts to end one or both directions of the connection.
+    ///
+    /// The Win32 function `shutdown` queues nothing; see ``shutdown(_:)-(Direction)`` for that. io_uring's is SHUTDOWN.
+    @discardableResult
+    public func shutdown(
+        _ operation: Operation, _ direction: Direction, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        try startPlain(
+            operation, unsafe Engine.Request(kind: .shutdown, callFlags: direction.rawDirection), start)
+    }
+
+    /// Starts to send a file, between two buffers, without copying it through user space.
+    ///
+    /// One packet, on the socket; its bytes are head, file and tail together (g47). Always completes by packet.
+    ///
+    /// - Parameters:
+    ///   - file: need not be associated nor overlapped (g49); nil sends head and tail only. Kept alive by the operation.
+    ///   - offset: bytes from the file's beginning.
+    ///   - count: bytes; nil is all from the offset to the end. A file that ends sooner is sent as far as it goes.
+    ///   - head: sent before the file, kept alive by the operation; all of the buffer.
+    ///   - tail: sent after it.
+    /// - Throws: ``PortError``: 87 for more than 2,147,483,646 bytes (g48) or a negative offset or count.
+    ///
+    /// The corresponding Win32 function is `TransmitFile`; io_uring's operations are SPLICE and SEND.
+    @discardableResult
+    public func transmit(
+        _ operation: Operation, file: File?, offset: Int64 = 0, count: Int? = nil, head: IOBuffer? = nil,
+        tail: IOBuffer? = nil, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        guard offset >= 0 else { throw .invalid("a file offset must not be negative") }
+        guard count ?? 0 >= 0, count ?? 0 <= 2_147_483_646 else {
+            throw .invalid("between 0 and 2147483646 bytes of a file are sent by one operation")
+        }
+        return try operation.claimed { () throws(PortError) in
+            let socketFile = try opened()
+            let source = try file?.opened()
+            operation.companion = file
+            operation.moreBuffers = [head, tail].compactMap { $0 }
+            let details = unsafe operation.details
+            try unsafe details.pointee.preparePipe()
+            unsafe details.pointee.transmission.file = source?.descriptor ?? -1
+            unsafe details.pointee.transmission.offset = UInt64(offset)
+            unsafe details.pointee.transmission.left = source == nil ? 0 : count ?? .max
+            unsafe details.pointee.transmission.inPipe = 0
+            unsafe details.pointee.transmission.head = head?.baseAddress
+            unsafe details.pointee.transmission.headLength = head?.capacity ?? 0
+            unsafe details.pointee.transmission.tail = tail?.baseAddress
+            unsafe details.pointee.transmission.tailLength = tail?.capacity ?? 0
+            return unsafe try Engine.start(
+                operation, on: socketFile, Engine.Request(kind: .transmitFile, alwaysPends: true), start)
+        }
+    }
+}
+
+extension OperationDetails {
+    /// The pipe between a file and a socket, made on first use.
+    mutating func preparePipe() throws(PortError) {
+        if unsafe transmission.pipeRead >= 0 { return }
+        var ends: (Int32, Int32) = (-1, -1)
+        let result = unsafe withUnsafeMutableBytes(of: &ends) {
+            unsafe pipe2($0.baseAddress!.assumingMemoryBound(to: Int32.self), O_CLOEXEC)
+        }
+        guard result == 0 else { throw .system(errno, "the pipe between file and socket cannot be made") }
+        unsafe transmission.pipeRead = ends.0
+        unsafe transmission.pipeWrite = ends.1
+        // Fewer, larger steps; refused where the user's pipe pages are used up, and then the default serves.
+        _ = fcntl(ends.1, F_SETPIPE_SZ, 1 << 20)
+        unsafe transmission.pipeCapacity = max(4096, Int(fcntl(ends.1, F_GETPIPE_SZ)))
+    }
+}

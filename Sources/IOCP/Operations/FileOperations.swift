@@ -1,0 +1,60 @@
+internal import Glibc
+
+extension File {
+    /// Starts to write what the kernel holds of the file to the disk.
+    ///
+    /// - Parameter dataOnly: leaves out what is not needed to read the data back.
+    ///
+    /// The corresponding Win32 function is `FlushFileBuffers`, which queues nothing; io_uring's operation is FSYNC.
+    @discardableResult
+    public func synchronize(
+        _ operation: Operation, dataOnly: Bool = false, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        try startPlain(operation, unsafe Engine.Request(kind: dataOnly ? .synchronizeData : .synchronize), start)
+    }
+
+    /// Starts to reserve disk space, and to lengthen the file if the range ends beyond it.
+    ///
+    /// - Parameters:
+    ///   - offset: bytes from the beginning.
+    ///   - length: bytes, more than 0.
+    ///   - keepsLength: reserves beyond the end without moving it.
+    ///
+    /// The corresponding Win32 call is `SetFileInformationByHandle` with `FileAllocationInfo`; io_uring's is FALLOCATE.
+    @discardableResult
+    public func allocate(
+        _ operation: Operation, offset: Int64, length: Int64, keepsLength: Bool = false, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        guard offset >= 0, length > 0 else { throw .invalid("a range to allocate starts at 0 or later and is not empty") }
+        return try startPlain(
+            operation,
+            unsafe Engine.Request(
+                kind: .allocate, length: Int(length), offset: UInt64(offset),
+                callFlags: keepsLength ? FALLOC_FL_KEEP_SIZE : 0), start)
+    }
+
+    /// Starts to cut or lengthen the file.
+    ///
+    /// Kernels before 6.9 have no such request: there the file is cut by the caller's thread, and the packet follows.
+    /// - Parameter length: bytes.
+    ///
+    /// The corresponding Win32 function is `SetEndOfFile`; io_uring's operation is FTRUNCATE.
+    @discardableResult
+    public func truncate(
+        _ operation: Operation, to length: Int64, start: Start = .deferred
+    ) throws(PortError) -> StartOutcome {
+        guard length >= 0 else { throw .invalid("a file cannot have a negative length") }
+        return try startPlain(operation, unsafe Engine.Request(kind: .truncate, offset: UInt64(length)), start)
+    }
+}
+
+extension IOHandle {
+    /// Starts an operation that moves no data.
+    final func startPlain(
+        _ operation: Operation, _ request: Engine.Request, _ start: Start
+    ) throws(PortError) -> StartOutcome {
+        try operation.claimed { () throws(PortError) in
+            unsafe try Engine.start(operation, on: opened(), request, start)
+        }
+    }
+}

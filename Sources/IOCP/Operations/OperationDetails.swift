@@ -1,0 +1,63 @@
+internal import Glibc
+internal import SystemPackage
+
+/// What only some operations need: messages, addresses, second parts. Made on first use, kept for the operation's life.
+struct OperationDetails {
+    var message = unsafe msghdr()
+    var address = sockaddr_storage()
+    var addressLength: socklen_t = 0
+    /// The vector of a scattered or gathered operation, owned.
+    var vector: UnsafeMutablePointer<iovec>?
+    var vectorCapacity = 0
+    var vectorCount = 0
+    /// First data of an accept or a connect: where, and how much.
+    var second: UnsafeMutableRawPointer?
+    var secondLength = 0
+    /// The connection that an accept with first data holds between its steps, else -1.
+    var acceptedDescriptor: Int32 = -1
+    /// The buffer group of a continuous receive.
+    var group: Unmanaged<BufferGroup>?
+    var transmission = Transmission()
+
+    /// The state of a file on its way to a socket through a pipe.
+    struct Transmission {
+        var file: Int32 = -1
+        var offset: UInt64 = 0
+        /// Bytes of the file still to enter the pipe; `Int.max` for "to the end".
+        var left = 0
+        /// Bytes in the pipe.
+        var inPipe = 0
+        var pipeRead: Int32 = -1
+        var pipeWrite: Int32 = -1
+        var pipeCapacity = 0
+        var tail: UnsafeMutableRawPointer?
+        var tailLength = 0
+        var fileEnded = false
+        var head: UnsafeMutableRawPointer?
+        var headLength = 0
+    }
+
+    /// Makes the vector describe these ranges, growing it if it must.
+    mutating func setVector(count: Int) {
+        if unsafe vectorCapacity < count || vector == nil {
+            unsafe vector?.deallocate()
+            vectorCapacity = max(4, count)
+            unsafe vector = .allocate(capacity: vectorCapacity)
+        }
+        vectorCount = count
+    }
+
+    mutating func destroy() {
+        unsafe vector?.deallocate()
+        unsafe closePipe()
+    }
+
+    mutating func closePipe() {
+        if unsafe transmission.pipeRead >= 0 {
+            unsafe close(transmission.pipeRead)
+            unsafe close(transmission.pipeWrite)
+            unsafe transmission.pipeRead = -1
+            unsafe transmission.pipeWrite = -1
+        }
+    }
+}

@@ -1,0 +1,112 @@
+internal import CIOCPSupport
+internal import Synchronization
+
+/// The library's record of one operation: what Windows keeps in the OVERLAPPED and the I/O request packet.
+///
+/// It lies at a fixed address for the operation's whole life; that address is the user data of its io_uring requests.
+/// Fields without a comment on threads belong to whoever owns the operation at the moment: the caller until it is
+/// started, then the one thread that handles its completion under the lock of the slot that carries it.
+struct OperationRecord: ~Copyable {
+    typealias Pointer = UnsafeMutablePointer<OperationRecord>
+
+    /// The NTSTATUS, `pending` while in flight, with `waiterBit` while a thread sleeps on it. First: it is also a futex.
+    let state = Atomic<UInt32>(0)
+    let phase = Atomic<UInt32>(Phase.idle)
+    /// `OVERLAPPED.InternalHigh`: valid once `state` is not pending.
+    var information: UInt = 0
+
+    /// The file object, while in flight. Not retained: it outlives its pending operations.
+    var file: Unmanaged<FileObject>?
+    /// The `Operation` that owns this record, retained while in flight; nil for a record in memory of a face's own.
+    let owner: Unmanaged<Operation>?
+    /// What packets carry instead of an owner.
+    var token: UInt = 0
+    /// Neighbours in the file object's list of pending operations, under its lock.
+    var next: Pointer?
+    var previous: Pointer?
+    /// The next record that waits for room in the slot's submission queue, or for its release.
+    var nextQueued: Pointer?
+
+    var offset: UInt64 = 0
+    var memory: UnsafeMutableRawPointer?
+    /// Bytes asked for.
+    var length = 0
+    /// Bytes moved so far by an operation of several steps.
+    var progress = 0
+
+    var event: Unmanaged<CompletionEvent>?
+    /// The message, address and second part of the operations that have one.
+    var details: UnsafeMutablePointer<OperationDetails>?
+
+    /// Serial number of the thread that started it (e20).
+    var thread: UInt32 = 0
+    /// MSG_* or RWF_* flags, the mode of an allocation, the direction of a shutdown.
+    var callFlags: Int32 = 0
+    /// The slot that carries it. Not retained: its port outlives the file's pending operations.
+    unowned(unsafe) var slot: Slot?
+    var kind = OperationKind.none
+    /// Which step of an operation of several steps is under way.
+    var step: UInt8 = 0
+    var flags: Flags = []
+    /// Where a zero-byte receive peeks to.
+    private var peeked: UInt8 = 0
+    /// Set by whoever cancels, read when the kernel says ECANCELED.
+    let cancelRequested = Atomic<Bool>(false)
+    /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
+    let isQueued = Atomic<Bool>(false)
+
+    struct Flags: OptionSet {
+        let rawValue: UInt8
+        /// No packet for this operation: the low bit of `hEvent` (e8).
+        static let suppressPacket = Flags(rawValue: 1)
+        /// The request in the kernel is a poll that precedes another attempt.
+        static let polling = Flags(rawValue: 2)
+        /// The operation yields packets until it is cancelled or fails.
+        static let continuous = Flags(rawValue: 4)
+        /// An immediate success is reported as if it had been pending (g41, g44).
+        static let alwaysPends = Flags(rawValue: 8)
+    }
+
+    enum Phase {
+        static let idle: UInt32 = 0
+        /// In flight: a packet will come.
+        static let inFlight: UInt32 = 1
+        /// Started eagerly, the starter has not looked yet whether it completed at once.
+        static let issuing: UInt32 = 2
+        /// Completed before the starter looked: the starter decides about the packet.
+        static let completedInline: UInt32 = 3
+        /// Claimed by a starter that is filling the record.
+        static let preparing: UInt32 = 4
+    }
+
+    /// Offset of `peeked`; the last byte of the record's fields would do as well, but this one has a name.
+    static let scratchOffset = 4 &+ 0
+
+    static let pending: UInt32 = 0x103
+    /// A customer bit that no status uses while pending.
+    static let waiterBit: UInt32 = 0x2000_0000
+
+    init(owner: Unmanaged<Operation>?) {
+        unsafe self.owner = unsafe owner
+    }
+
+    /// The status as a user may see it.
+    var status: CompletionStatus {
+        let raw = state.load(ordering: .acquiring)
+        return raw & ~Self.waiterBit == Self.pending ? .pending : CompletionStatus(rawValue: raw)
+    }
+
+    var isPending: Bool { state.load(ordering: .acquiring) & ~Self.waiterBit == Self.pending }
+}
+
+/// What the kernel is asked for, and how its answer is read.
+enum OperationKind: UInt8 {
+    case none
+    case read, write, readVectored, writeVectored
+    case synchronize, synchronizeData, allocate, truncate
+    case receive, zeroByteReceive, receiveMessage, receiveContinuously
+    case send, sendMessage
+    case accept, acceptContinuously
+    case connect, disconnect, shutdown
+    case transmitFile
+}

@@ -1,0 +1,312 @@
+internal import Glibc
+internal import IOUring
+
+/// How the kernel's answer to a request is read: the end of the operation, one of its packets, or another step.
+enum Outcomes {
+    enum Step {
+        /// Another request is to be queued for the record.
+        case again
+        /// The record waits for a buffer of its group.
+        case paused
+        /// One packet of several. `rearms`: the kernel has stopped, the request must be queued again.
+        case goesOn(CompletionStatus, UInt, auxiliary: Int32, PacketEntry.Flags, rearms: Bool)
+        case finished(CompletionStatus, UInt, auxiliary: Int32 = 0, PacketEntry.Flags = [])
+    }
+
+    @inline(__always)
+    static func next(_ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot) -> Step {
+        let result = completion.result
+        if result < 0 { return unsafe failure(record, -result, completion, slot) }
+        if unsafe record.pointee.flags.contains(.polling) { return unsafe polled(record) }
+        switch unsafe record.pointee.kind {
+        case .receive:
+            return unsafe received(record, Int(result))
+        case .send:
+            return unsafe moved(record, Int(result))
+        case .read:
+            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfData(record), 0) }
+            return .finished(.success, UInt(result))
+        case .write:
+            return unsafe moved(record, Int(result))
+        default:
+            return unsafe rare(record, completion, slot)
+        }
+    }
+
+    // MARK: Success
+
+    @inline(__always)
+    private static func received(_ record: OperationRecord.Pointer, _ count: Int) -> Step {
+        let length = unsafe record.pointee.length
+        // With MSG_TRUNC the kernel says how long the message was; what did not fit is lost (g51).
+        if count > length { return .finished(.bufferOverflow, UInt(length)) }
+        if count == 0 && length > 0 { return unsafe .finished(endOfStream(record), 0) }
+        return .finished(.success, UInt(count))
+    }
+
+    /// What an empty receive means.
+    private static func endOfStream(_ record: OperationRecord.Pointer) -> CompletionStatus {
+        let file = unsafe record.pointee.file!
+        return unsafe file._withUnsafeGuaranteedRef { file in
+            if file.kind == .pipe { return .pipeBroken }
+            return file.hasReceiveShut ? .sendAfterShutdown : .success
+        }
+    }
+
+    /// A part of what is to be written has been; the rest follows, until all has or an error says why not (g27).
+    @inline(__always)
+    private static func moved(_ record: OperationRecord.Pointer, _ count: Int) -> Step {
+        let total = unsafe record.pointee.progress + count
+        if unsafe total >= record.pointee.length || count == 0 { return .finished(.success, UInt(total)) }
+        unsafe record.pointee.progress = total
+        if let stop = unsafe interruption(record) { return .finished(stop, UInt(total)) }
+        return .again
+    }
+
+    private static func kind(_ record: OperationRecord.Pointer) -> HandleKind {
+        unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.kind }
+    }
+
+    private static func endOfData(_ record: OperationRecord.Pointer) -> CompletionStatus {
+        unsafe kind(record) == .pipe ? .pipeBroken : .endOfFile
+    }
+
+    private static func polled(_ record: OperationRecord.Pointer) -> Step {
+        unsafe record.pointee.flags.remove(.polling)
+        if let stop = unsafe interruption(record) { return unsafe .finished(stop, UInt(record.pointee.progress)) }
+        return .again
+    }
+
+    @inline(never)
+    private static func rare(_ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot) -> Step {
+        let result = Int(completion.result)
+        switch unsafe record.pointee.kind {
+        case .readVectored:
+            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfData(record), 0) }
+            return .finished(.success, UInt(result))
+        case .writeVectored:
+            let step = unsafe moved(record, result)
+            if case .again = step { unsafe record.pointee.details!.pointee.skip(result) }
+            return step
+        case .synchronize, .synchronizeData, .allocate, .truncate, .shutdown, .zeroByteReceive:
+            return .finished(.success, 0)
+        case .receiveMessage:
+            let details = unsafe record.pointee.details!
+            unsafe details.pointee.addressLength = details.pointee.message.msg_namelen
+            if unsafe details.pointee.message.msg_flags & Int32(MSG_TRUNC.rawValue) != 0 {
+                return unsafe .finished(.bufferOverflow, UInt(min(result, record.pointee.length)))
+            }
+            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfStream(record), 0) }
+            return .finished(.success, UInt(result))
+        case .sendMessage:
+            let step = unsafe moved(record, result)
+            if case .again = step {
+                unsafe record.pointee.details!.pointee.skip(result)
+                // Control data goes with the first byte, not with the rest.
+                unsafe record.pointee.details!.pointee.message.msg_control = nil
+                unsafe record.pointee.details!.pointee.message.msg_controllen = 0
+                unsafe record.pointee.details!.pointee.attachVector()
+            }
+            return step
+        case .receiveContinuously:
+            return unsafe receivedContinuously(record, completion)
+        case .accept:
+            return unsafe accepted(record, result)
+        case .acceptContinuously:
+            return .goesOn(.success, 0, auxiliary: completion.result, .acceptedDescriptor, rearms: !completion.more)
+        case .connect:
+            return unsafe connected(record, result)
+        case .disconnect:
+            return unsafe disconnected(record)
+        case .transmitFile:
+            return unsafe Transmission.next(record, result)
+        case .none, .receive, .send, .read, .write:
+            preconditionFailure("handled before")
+        }
+    }
+
+    private static func receivedContinuously(_ record: OperationRecord.Pointer, _ completion: Completion) -> Step {
+        guard let buffer = completion.bufferID else {
+            // The end of a stream. An empty datagram uses a buffer.
+            return unsafe .finished(endOfStream(record), 0)
+        }
+        let stop = completion.more ? nil : unsafe interruption(record)
+        if let stop {
+            unsafe record.pointee.details!.pointee.group?._withUnsafeGuaranteedRef {
+                $0.giveBackHeld(Int(buffer), slot: unsafe record.pointee.slot!)
+            }
+            return .finished(stop, 0)
+        }
+        return .goesOn(
+            .success, UInt(completion.result), auxiliary: Int32(buffer), .lentBuffer, rearms: !completion.more)
+    }
+
+    private static func accepted(_ record: OperationRecord.Pointer, _ result: Int) -> Step {
+        guard let details = unsafe record.pointee.details, unsafe details.pointee.secondLength > 0 else {
+            return unsafe handOver(record, Int32(result), 0)
+        }
+        if unsafe record.pointee.step == 0 {
+            unsafe details.pointee.acceptedDescriptor = Int32(result)
+            if let stop = unsafe interruption(record) {
+                unsafe dropAccepted(record)
+                return .finished(stop, 0)
+            }
+            unsafe record.pointee.step = 1
+            return .again
+        }
+        let descriptor = unsafe details.pointee.acceptedDescriptor
+        unsafe details.pointee.acceptedDescriptor = -1
+        // The peer may have closed without a word: an accepted connection all the same (g34).
+        return unsafe handOver(record, descriptor, result)
+    }
+
+    /// The connection goes into the socket that was given for it, or with the packet.
+    private static func handOver(_ record: OperationRecord.Pointer, _ descriptor: Int32, _ bytes: Int) -> Step {
+        guard let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket else {
+            return .finished(.success, UInt(bytes), auxiliary: descriptor, .acceptedDescriptor)
+        }
+        let code = target.file.adoptConnection(descriptor)
+        if code != 0 { return .finished(code == ECANCELED ? .cancelled : CompletionStatus(errnoCode: code), 0) }
+        return .finished(.success, UInt(bytes), auxiliary: -1, .acceptedDescriptor)
+    }
+
+    private static func connected(_ record: OperationRecord.Pointer, _ result: Int) -> Step {
+        if unsafe record.pointee.step == 0 {
+            if unsafe record.pointee.length == 0 { return .finished(.success, 0) }
+            if let stop = unsafe interruption(record) { return .finished(stop, 0) }
+            unsafe record.pointee.step = 1
+            return .again
+        }
+        return unsafe moved(record, result)
+    }
+
+    private static func disconnected(_ record: OperationRecord.Pointer) -> Step {
+        guard unsafe record.pointee.length == 1 else { return .finished(.success, 0) }
+        // Reuse: a fresh socket takes the descriptor's place; the old connection ends in the background.
+        let code = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.replaceWithFreshSocket() }
+        return .finished(code == 0 ? .success : CompletionStatus(errnoCode: code), 0)
+    }
+
+    // MARK: Failure
+
+    @inline(never)
+    private static func failure(
+        _ record: OperationRecord.Pointer, _ code: Int32, _ completion: Completion, _ slot: Slot
+    ) -> Step {
+        let progress = unsafe UInt(record.pointee.progress)
+        switch code {
+        case ECANCELED:
+            if let stop = unsafe interruption(record) {
+                unsafe dropAccepted(record)
+                return .finished(stop, progress)
+            }
+            // Nobody asked for it: the thread that submitted the request has exited. On Windows the operation goes on if
+            // its handle is bound to a port (e34), and ends with the thread if not (e35).
+            if unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.association != nil }) { return .again }
+            unsafe dropAccepted(record)
+            return .finished(.cancelled, progress)
+        case EINTR:
+            if let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            return .again
+        case EAGAIN where unsafe !record.pointee.flags.contains(.polling):
+            // Somebody made the descriptor non-blocking behind our back: wait for readiness, then try again.
+            if let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            unsafe record.pointee.flags.insert(.polling)
+            return .again
+        case ENOBUFS where unsafe record.pointee.kind == .receiveContinuously:
+            if let stop = unsafe interruption(record) { return .finished(stop, 0) }
+            return unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
+                unsafe $0.pause(record, in: slot)
+            } ? .paused : .again
+        case ECONNABORTED where unsafe record.pointee.kind == .acceptContinuously:
+            // A peer that gave up before it was accepted ends nothing.
+            return .again
+        default:
+            unsafe dropAccepted(record)
+            if unsafe record.pointee.kind == .transmitFile { unsafe record.pointee.details!.pointee.closePipe() }
+            if code == ECONNRESET { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() } }
+            if code == EPIPE, unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.hasSeenReset }) {
+                return .finished(.connectionReset, progress)
+            }
+            if code == EPIPE, let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            return .finished(CompletionStatus(errnoCode: code, context: unsafe context(record)), progress)
+        }
+    }
+
+    /// Why the operation must not go on, if so: it was cancelled, or its last handle is closed (e23, e27–e31).
+    static func interruption(_ record: OperationRecord.Pointer) -> CompletionStatus? {
+        if unsafe record.pointee.cancelRequested.load(ordering: .sequentiallyConsistent) { return .cancelled }
+        let file = unsafe record.pointee.file!
+        guard unsafe file._withUnsafeGuaranteedRef({ $0.isClosing }) else { return nil }
+        switch unsafe (kind(record), record.pointee.kind) {
+        case (.pipe, _): return .pipeBroken  // e31
+        case (.stream, .accept), (.stream, .acceptContinuously), (.stream, .connect): return .cancelled  // e28
+        case (.stream, _): return .connectionAborted  // e29
+        default: return .cancelled
+        }
+    }
+
+    private static func dropAccepted(_ record: OperationRecord.Pointer) {
+        guard unsafe record.pointee.kind == .accept else { return }
+        if let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket {
+            _ = target.file.endAwaiting()
+        }
+        guard let details = unsafe record.pointee.details, unsafe details.pointee.acceptedDescriptor >= 0 else { return }
+        closeDescriptor(unsafe details.pointee.acceptedDescriptor)
+        unsafe details.pointee.acceptedDescriptor = -1
+    }
+
+    static func closeDescriptor(_ descriptor: Int32) {
+        if descriptor >= 0 { close(descriptor) }
+    }
+
+    private static func context(_ record: OperationRecord.Pointer) -> ErrnoContext {
+        if unsafe record.pointee.kind == .connect { return .connect }
+        switch unsafe kind(record) {
+        case .file: return .file
+        case .pipe: return .pipe
+        case .stream: return .stream
+        case .message, .mailSlot: return .datagram
+        case .device: return .other
+        }
+    }
+
+    /// Whether an eager start may report this outcome in place of a packet.
+    ///
+    /// Not for operations that Windows always pends (g41, g44), and not at the end of a file, which Windows reports by
+    /// packet since version 8 (g3).
+    static func mayConcludeInline(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
+        if unsafe record.pointee.flags.contains(.continuous) { return false }
+        if unsafe record.pointee.flags.contains(.alwaysPends) { return false }
+        return status != .endOfFile
+    }
+}
+
+extension OperationDetails {
+    /// Moves the beginning of the vector past bytes that have been moved.
+    mutating func skip(_ bytes: Int) {
+        var left = bytes
+        var index = 0
+        while index < vectorCount, left > 0 {
+            let part = unsafe vector![index].iov_len
+            if part > left {
+                unsafe vector![index].iov_base = unsafe vector![index].iov_base! + left
+                unsafe vector![index].iov_len = part - left
+                left = 0
+            } else {
+                left -= part
+                index += 1
+            }
+        }
+        if index > 0 {
+            vectorCount -= index
+            for position in 0..<vectorCount { unsafe vector![position] = unsafe vector![position + index] }
+        }
+    }
+
+    /// Makes the message describe the vector.
+    mutating func attachVector() {
+        unsafe message.msg_iov = vector
+        unsafe message.msg_iovlen = numericCast(vectorCount)
+    }
+}

@@ -1,0 +1,128 @@
+internal import Glibc
+internal import IOUring
+
+/// What the kernel is asked next on behalf of a record.
+enum Requests {
+    /// The offset that says "where the descriptor stands": pipes and devices have no other.
+    static let currentPosition = UInt64.max
+
+    @inline(__always)
+    static func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
+        let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
+        var entry: SubmissionEntry
+        if unsafe record.pointee.flags.contains(.polling) {
+            entry = unsafe poll(record, descriptor)
+        } else {
+            switch unsafe record.pointee.kind {
+            case .receive:
+                entry = unsafe .receive(
+                    descriptor, into: record.pointee.memory, count: length(record), flags: record.pointee.callFlags)
+            case .send:
+                entry = unsafe .send(
+                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    count: length(record), flags: record.pointee.callFlags)
+            case .read:
+                entry = unsafe .read(
+                    descriptor, into: record.pointee.memory, count: length(record), offset: offset(record),
+                    flags: record.pointee.callFlags)
+            case .write:
+                entry = unsafe .write(
+                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    count: length(record), offset: offset(record), flags: record.pointee.callFlags)
+            default:
+                entry = unsafe rare(record, descriptor)
+            }
+        }
+        entry.userData = UInt64(UInt(bitPattern: record))
+        return entry
+    }
+
+    /// Bytes still to move, as much as one request can.
+    @inline(__always)
+    private static func length(_ record: OperationRecord.Pointer) -> UInt32 {
+        // MAX_RW_COUNT: the kernel cuts a request to a page less than 2 GiB anyway.
+        unsafe UInt32(min(record.pointee.length - record.pointee.progress, 0x7fff_f000))
+    }
+
+    @inline(__always)
+    private static func offset(_ record: OperationRecord.Pointer) -> UInt64 {
+        let start = unsafe record.pointee.offset
+        return start == currentPosition ? start : unsafe start + UInt64(record.pointee.progress)
+    }
+
+    private static func poll(_ record: OperationRecord.Pointer, _ descriptor: Int32) -> SubmissionEntry {
+        switch unsafe record.pointee.kind {
+        case .write, .writeVectored, .send, .sendMessage, .connect, .transmitFile:
+            .poll(descriptor, events: UInt32(POLLOUT), multishot: false)
+        default:
+            .poll(descriptor, events: UInt32(POLLIN), multishot: false)
+        }
+    }
+
+    @inline(never)
+    private static func rare(_ record: OperationRecord.Pointer, _ descriptor: Int32) -> SubmissionEntry {
+        let flags = unsafe record.pointee.callFlags
+        switch unsafe record.pointee.kind {
+        case .readVectored:
+            let details = unsafe record.pointee.details!
+            return unsafe .readVectored(
+                descriptor, details.pointee.vector!, count: UInt32(details.pointee.vectorCount), offset: offset(record),
+                flags: flags)
+        case .writeVectored:
+            let details = unsafe record.pointee.details!
+            return unsafe .writeVectored(
+                descriptor, details.pointee.vector!, count: UInt32(details.pointee.vectorCount), offset: offset(record),
+                flags: flags)
+        case .synchronize:
+            return .synchronize(descriptor, dataOnly: false)
+        case .synchronizeData:
+            return .synchronize(descriptor, dataOnly: true)
+        case .allocate:
+            return unsafe .allocate(
+                descriptor, mode: flags, offset: record.pointee.offset, length: UInt64(record.pointee.length))
+        case .truncate:
+            return unsafe .truncate(descriptor, length: record.pointee.offset)
+        case .zeroByteReceive:
+            // A peek at one byte, into a field that nobody reads: completes when there is something, and takes nothing.
+            return unsafe .receive(
+                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1, flags: MSG_PEEK)
+        case .receiveMessage:
+            return unsafe .receiveMessage(descriptor, &record.pointee.details!.pointee.message, flags: flags)
+        case .sendMessage:
+            return unsafe .sendMessage(descriptor, &record.pointee.details!.pointee.message, flags: flags)
+        case .receiveContinuously:
+            var entry = SubmissionEntry.receiveMultishot(descriptor, flags: flags)
+            entry.flags.insert(.bufferSelect)
+            entry.bufferGroup = unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { $0.identifier }
+            return entry
+        case .accept:
+            if unsafe record.pointee.step == 1 {
+                let details = unsafe record.pointee.details!
+                return unsafe .receive(
+                    details.pointee.acceptedDescriptor, into: details.pointee.second,
+                    count: UInt32(details.pointee.secondLength), flags: 0)
+            }
+            return unsafe .accept(descriptor, address: nil, length: nil, flags: Int32(SOCK_CLOEXEC.rawValue))
+        case .acceptContinuously:
+            return .acceptMultishot(descriptor, flags: Int32(SOCK_CLOEXEC.rawValue))
+        case .connect:
+            if unsafe record.pointee.step == 1 {
+                return unsafe .send(
+                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    count: length(record), flags: Int32(MSG_NOSIGNAL.rawValue | MSG_WAITALL.rawValue))
+            }
+            let details = unsafe record.pointee.details!
+            return unsafe withUnsafeMutablePointer(to: &details.pointee.address) { storage in
+                unsafe .connect(
+                    descriptor, UnsafePointer(UnsafeMutableRawPointer(storage).assumingMemoryBound(to: sockaddr.self)),
+                    length: details.pointee.addressLength)
+            }
+        case .disconnect, .shutdown:
+            return .shutdown(descriptor, how: flags)
+        case .transmitFile:
+            return unsafe Transmission.entry(record, descriptor)
+        case .none, .receive, .send, .read, .write:
+            preconditionFailure("an operation without a request cannot be in flight")
+        }
+    }
+}

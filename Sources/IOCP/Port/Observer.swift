@@ -1,0 +1,178 @@
+internal import CIOCPSupport
+internal import Glibc
+internal import Synchronization
+
+/// One thread of the process that looks after what no dequeuing thread looks after.
+///
+/// - Rings that nobody leases but that have operations in flight: it waits for them with epoll, armed once each.
+/// - Threads that are out in user code with something behind them: while there are any it ticks, hands their
+///   unsubmitted entries to the kernel and their completions to idle threads; otherwise it sleeps without waking up.
+///
+/// It is started when first needed. It takes no part in the ordinary course of a server whose threads keep dequeuing.
+final class Observer: @unchecked Sendable {
+    // Unchecked: `lock` guards the tables; the rest is constant or atomic.
+
+    static let shared = Observer()
+
+    /// Milliseconds between two looks at busy threads: an entry is unsubmitted for two of them at most.
+    static let tickMilliseconds: Int32 = 5
+    /// Ticks without anything to look after before the ticking ends.
+    private static let quietTicks = 20
+
+    private let epoll: Int32
+    private let doorbell: Int32
+    private let lock = FutexLock()
+    private var cores: [WeakCore] = []
+    private var homes: [UInt64: WeakCore] = [:]
+    private var isStarted = false
+
+    /// 1 while the thread does not tick and nobody has asked it to.
+    private static let isAsleep = Atomic<Bool>(true)
+    /// Wake-ups of the thread, for tests: an idle port causes none.
+    static let wakeUps = Atomic<Int>(0)
+
+    private struct WeakCore {
+        weak var core: PortCore?
+        let slotIndex: Int
+    }
+
+    private init() {
+        epoll = epoll_create1(Int32(EPOLL_CLOEXEC.rawValue))
+        doorbell = eventfd(0, Int32(EFD_CLOEXEC.rawValue | EFD_NONBLOCK.rawValue))
+        precondition(
+            epoll >= 0 && doorbell >= 0,
+            "no descriptors left for the library's own epoll and eventfd; raise RLIMIT_NOFILE")
+        var event = epoll_event()
+        event.events = EPOLLIN.rawValue
+        event.data.u64 = 0
+        _ = unsafe epoll_ctl(epoll, EPOLL_CTL_ADD, doorbell, &event)
+    }
+
+    func watch(_ core: PortCore) {
+        lock.lock()
+        cores.removeAll { $0.core == nil }
+        cores.append(WeakCore(core: core, slotIndex: 0))
+        for (index, slot) in core.slots.enumerated() {
+            homes[slot.identifier] = WeakCore(core: core, slotIndex: index)
+            var event = epoll_event()
+            event.events = EPOLLONESHOT.rawValue
+            event.data.u64 = slot.identifier
+            // Disarmed for now. A ring that cannot be added (ENOSPC: fs.epoll.max_user_watches) is seen by the ticks.
+            _ = unsafe epoll_ctl(epoll, EPOLL_CTL_ADD, slot.fileDescriptor, &event)
+        }
+        lock.unlock()
+    }
+
+    func forget(_ slots: [Slot]) {
+        lock.lock()
+        for slot in slots { homes[slot.identifier] = nil }
+        cores.removeAll { $0.core == nil }
+        lock.unlock()
+    }
+
+    /// Looks at the slot once it has completions, once.
+    func arm(_ slot: Slot) {
+        start()
+        var event = epoll_event()
+        event.events = EPOLLIN.rawValue | EPOLLONESHOT.rawValue
+        event.data.u64 = slot.identifier
+        _ = unsafe epoll_ctl(epoll, EPOLL_CTL_MOD, slot.fileDescriptor, &event)
+    }
+
+    /// A thread goes out into user code. Costs a load unless the observer sleeps.
+    @inline(__always)
+    func noteDeparture() {
+        if Self.isAsleep.load(ordering: .sequentiallyConsistent) { ring() }
+    }
+
+    /// A thread has deferred an entry. The lock that it released just before orders the entry before this look.
+    @inline(__always)
+    static func noteDeferral() {
+        if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
+    }
+
+    @inline(never)
+    private func ring() {
+        guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
+        start()
+        var one: UInt64 = 1
+        _ = unsafe write(doorbell, &one, 8)
+    }
+
+    private func start() {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isStarted else { return }
+        isStarted = true
+        // The process's signals are not for this thread.
+        var all = sigset_t()
+        var previous = sigset_t()
+        unsafe sigfillset(&all)
+        unsafe pthread_sigmask(SIG_SETMASK, &all, &previous)
+        var thread = pthread_t()
+        let result = unsafe pthread_create(&thread, nil, { _ in
+            Observer.shared.run()
+        }, nil)
+        unsafe pthread_sigmask(SIG_SETMASK, &previous, nil)
+        precondition(result == 0, "the library's own thread could not be started; raise RLIMIT_NPROC")
+        pthread_detach(thread)
+    }
+
+    private func run() -> Never {
+        let me = IOThread.current
+        var quiet = 0
+        var ticks = false
+        while true {
+            var events = unsafe InlineArray<16, epoll_event>(repeating: epoll_event())
+            let count = unsafe events.mutableSpan.withUnsafeMutableBufferPointer {
+                unsafe epoll_wait(epoll, $0.baseAddress!, 16, ticks ? Self.tickMilliseconds : -1)
+            }
+            Self.wakeUps.add(1, ordering: .relaxed)
+            for index in 0..<max(0, Int(count)) {
+                let identifier = unsafe events[index].data.u64
+                if identifier == 0 {
+                    var value: UInt64 = 0
+                    _ = unsafe read(doorbell, &value, 8)
+                    ticks = true
+                    quiet = 0
+                } else {
+                    look(at: identifier, me)
+                }
+            }
+            guard ticks else { continue }
+            if tickAll(me) {
+                quiet = 0
+            } else {
+                quiet += 1
+                if quiet >= Self.quietTicks {
+                    // Declared asleep first, then looked again: whoever departs from now on rings the bell.
+                    Self.isAsleep.store(true, ordering: .sequentiallyConsistent)
+                    if tickAll(me) {
+                        if Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { quiet = 0 }
+                    } else {
+                        ticks = false
+                    }
+                }
+            }
+        }
+    }
+
+    private func look(at identifier: UInt64, _ me: IOThread) {
+        lock.lock()
+        let home = homes[identifier]
+        let core = home?.core
+        lock.unlock()
+        guard let core, let home else { return }
+        let slot = core.slots[home.slotIndex]
+        if core.observe(slot, me) { arm(slot) }
+    }
+
+    private func tickAll(_ me: IOThread) -> Bool {
+        lock.lock()
+        let living = cores.compactMap { $0.core }
+        lock.unlock()
+        var busy = false
+        for core in living where core.tick(me) { busy = true }
+        return busy
+    }
+}

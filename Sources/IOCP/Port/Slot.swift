@@ -1,0 +1,197 @@
+internal import IOUring
+internal import Synchronization
+
+/// A ring of a port, leased to one thread at a time.
+///
+/// Whoever pushes or harvests holds `lock`; whoever enters the kernel does not need it, so a foreign thread can submit
+/// what a busy leaseholder left behind, and the leaseholder can sleep in its ring.
+final class Slot: @unchecked Sendable {
+    // Unchecked: `lock` guards the ring and the backlog, the port's lock guards `leaseholder`, the rest is atomic.
+
+    /// User data of a wake-up message. Only the leaseholder may consume one: a thief would lose the wake-up.
+    static let wakeTag: UInt64 = 1
+    /// User data of requests whose completion says nothing.
+    static let ignoredTag: UInt64 = 2
+    /// Bits of user data that are zero in the address of a record.
+    static let tagMask: UInt64 = 7
+
+    let index: UInt16
+    /// Names the slot to the observer, in every process-wide table.
+    let identifier: UInt64
+    let lock = FutexLock()
+    let submitter: Submitter
+
+    /// Serial number of the thread that leases the slot, 0 if none.
+    let owner = Atomic<UInt32>(0)
+    /// The same thread, under the port's lock.
+    var leaseholder: Unmanaged<IOThread>?
+    /// Whether the leaseholder sleeps in the ring and will see every completion by itself.
+    let isWatched = Atomic<Bool>(false)
+    /// Requests whose last completion has not been harvested.
+    let inFlight = Atomic<Int>(0)
+    /// The count of unsubmitted entries at the observer's last tick.
+    let staleTail = Atomic<UInt32>(0)
+
+    private var ring: Ring
+    private var backlogFirst: OperationRecord.Pointer?
+    private var backlogLast: OperationRecord.Pointer?
+    /// The port that the slot belongs to: it outlives the slot.
+    unowned(unsafe) let core: PortCore
+
+    private static let nextIdentifier = Atomic<UInt64>(1)
+
+    init(of core: PortCore, index: Int, options: RingOptions) throws(RingError) {
+        unsafe self.core = core
+        self.index = UInt16(index)
+        identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
+        ring = try Ring(options)
+        submitter = ring.submitter
+    }
+
+    var fileDescriptor: Int32 { submitter.fileDescriptor }
+
+    // MARK: Pushing, under `lock`
+
+    /// Queues a record's next request. If the ring is full even after the kernel took what it could, the record waits
+    /// in the backlog: nothing is refused.
+    @inline(__always)
+    func push(_ record: OperationRecord.Pointer) {
+        unsafe record.pointee.slot = self
+        if unsafe backlogFirst == nil, unsafe enqueue(Requests.entry(for: record)) {
+        } else {
+            unsafe pushSlow(record)
+        }
+        inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+    }
+
+    @inline(__always)
+    private func enqueue(_ entry: SubmissionEntry) -> Bool {
+        guard ring.enqueue(entry) else { return false }
+        ring.publish()
+        return true
+    }
+
+    @inline(never)
+    private func pushSlow(_ record: OperationRecord.Pointer) {
+        unsafe record.pointee.nextQueued = nil
+        if let last = unsafe backlogLast {
+            unsafe last.pointee.nextQueued = record
+        } else {
+            unsafe backlogFirst = record
+        }
+        unsafe backlogLast = record
+        _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
+        drainBacklog()
+    }
+
+    /// Moves waiting records into the ring as far as there is room.
+    func drainBacklog() {
+        while let record = unsafe backlogFirst {
+            if unsafe !enqueue(Requests.entry(for: record)) {
+                _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
+                guard unsafe enqueue(Requests.entry(for: record)) else { return }
+            }
+            unsafe backlogFirst = record.pointee.nextQueued
+            if unsafe backlogFirst == nil { unsafe backlogLast = nil }
+        }
+    }
+
+    var hasBacklog: Bool { unsafe backlogFirst != nil }
+
+    /// Takes a record out of the backlog, if it is there: its request never reached the ring.
+    func removeFromBacklog(_ record: OperationRecord.Pointer) -> Bool {
+        var previous: OperationRecord.Pointer?
+        var next = unsafe backlogFirst
+        while let candidate = unsafe next {
+            if unsafe candidate == record {
+                let after = unsafe candidate.pointee.nextQueued
+                if let previous = unsafe previous {
+                    unsafe previous.pointee.nextQueued = after
+                } else {
+                    unsafe backlogFirst = after
+                }
+                if unsafe backlogLast == record { unsafe backlogLast = previous }
+                inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
+                return true
+            }
+            unsafe previous = candidate
+            unsafe next = candidate.pointee.nextQueued
+        }
+        return false
+    }
+
+    /// A no-op that wakes the sleeper, for kernels without the synchronous message.
+    func pushWakeUp() -> Bool {
+        var entry = SubmissionEntry.nop()
+        entry.userData = Self.wakeTag
+        return enqueue(entry)
+    }
+
+    // MARK: Harvesting, under `lock`
+
+    var completionsReady: UInt32 { ring.completionsReady }
+
+    @inline(__always)
+    func completion(at offset: UInt32) -> Completion { ring.completion(at: offset) }
+
+    @inline(__always)
+    func advance(by count: UInt32) { ring.advance(by: count) }
+
+    @inline(__always)
+    func requestEnded() {
+        inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
+    }
+
+    /// Lends the ring itself, for registrations.
+    func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result {
+        try body(ring)
+    }
+
+    // MARK: Entering, from any thread
+
+    /// Hands everything that is queued to the kernel, and runs completion work that waits for this thread.
+    ///
+    /// Returns false if the kernel could not take it now: its completion queue must be emptied first, or memory is short.
+    @discardableResult
+    func submit() -> Bool {
+        while true {
+            let count = submitter.unsubmitted
+            let flags: EnterFlags = submitter.needsEnter ? [.getEvents] : []
+            if count == 0 && flags.isEmpty { return true }
+            let result = submitter.enter(submit: count, minimumCompletions: 0, flags: flags)
+            if result == -EINTR { continue }
+            if result < 0 { return false }
+            if count == 0 || submitter.unsubmitted == 0 { return true }
+            if result == 0 { return false }
+        }
+    }
+}
+
+extension Slot {
+    /// Sleeps until the ring has a completion, submitting what it holds in the same system call.
+    func waitForCompletion(nanoseconds: Int64) {
+        let flags: EnterFlags = [.getEvents]
+        // One entry: the caller looks at the ring and decides whether to sleep again. Errors are told by the next entry.
+        _ = submitter.enter(
+            submit: submitter.unsubmitted, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)
+    }
+
+    /// Wakes the thread that sleeps in the ring. No lock is held.
+    func wakeSleeper() {
+        if Self.hasSynchronousMessages.load(ordering: .relaxed) {
+            let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
+            if result == 0 { return }
+            if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }
+        }
+        // Older kernels: a no-op in the sleeper's own ring.
+        while true {
+            lock.lock()
+            let pushed = pushWakeUp()
+            lock.unlock()
+            submit()
+            if pushed { return }
+        }
+    }
+
+    private static let hasSynchronousMessages = Atomic<Bool>(true)
+}

@@ -1,0 +1,180 @@
+/// Who runs, who waits, who is woken: the counting of one completion port.
+///
+/// This is the algorithm of a Windows queue object, without system calls, clocks or locks: the port calls it under its
+/// own lock and carries out what it decides. The packets themselves lie elsewhere; the scheduler counts them.
+///
+/// Vocabulary: `running` is the queue's current count, `limit` its maximum, `queued` its signal state, and a thread is
+/// *counted* while it is one of the running. Rules d1–d19 of the contract are stated where they are kept.
+struct Scheduler {
+    /// Fixed for the port's life (a2).
+    let limit: Int
+    /// Threads that run on behalf of the port. May exceed the limit after a time-out or a wake-up (d10, d12).
+    private(set) var running = 0
+    /// Packets in the queue that nobody has claimed (c10).
+    private(set) var queued = 0
+    /// Threads asleep in a dequeue.
+    private(set) var waiting = 0
+
+    /// The waiter that came last: the next to be woken (d1).
+    private var newest: ThreadState.Pointer?
+
+    init(limit: Int) {
+        precondition(limit > 0, "a port lets at least one thread run")
+        self.limit = limit
+    }
+
+    var canRunAnother: Bool { running < limit }
+
+    /// A packet has come. Either a waiter gets it directly and is counted before it even runs, or it is to be queued.
+    ///
+    /// The waiter is the newest one (d1, d18). A waiter is only ever released together with a packet (d9).
+    mutating func insert() -> ThreadState.Pointer? {
+        guard running < limit, let waiter = unsafe newest else {
+            queued += 1
+            return nil
+        }
+        unsafe remove(waiter)
+        unsafe count(waiter)
+        return unsafe waiter
+    }
+
+    /// A packet has come that is to be queued although a waiter exists: the calling thread takes it itself in a moment.
+    mutating func insertBehind() {
+        queued += 1
+    }
+
+    /// A thread enters a dequeue: it no longer runs on behalf of the port (first step of the removal, d8, d11).
+    ///
+    /// Joining a port does not change its count: a thread that was never tied to it is not counted yet (d4).
+    mutating func beginRemoval(_ thread: ThreadState.Pointer) {
+        unsafe uncount(thread)
+    }
+
+    /// Takes a packet for a thread that is inside a dequeue, if one is queued and one more thread may run (d11).
+    ///
+    /// Does not yield to older waiters.
+    mutating func take(_ thread: ThreadState.Pointer) -> Bool {
+        guard running < limit, queued > 0 else { return false }
+        queued -= 1
+        unsafe count(thread)
+        return true
+    }
+
+    /// Takes up to `most` further packets for the thread that just took one: a batch uses one place, not one each.
+    mutating func takeMore(atMost most: Int) -> Int {
+        let taken = min(most, queued)
+        queued -= taken
+        return taken
+    }
+
+    /// The thread sleeps until somebody wakes it. It is now the newest waiter.
+    mutating func wait(_ thread: ThreadState.Pointer) {
+        unsafe thread.pointee.older = newest
+        unsafe thread.pointee.newer = nil
+        unsafe thread.pointee.isWaiting = true
+        unsafe newest?.pointee.newer = thread
+        unsafe newest = thread
+        waiting += 1
+    }
+
+    /// A wait ends without a packet from the queue: time-out, a queued call, or a completion the waiter found itself.
+    ///
+    /// The thread becomes one of the running whatever the limit says, packet or not (d12).
+    mutating func withdraw(_ thread: ThreadState.Pointer) {
+        unsafe remove(thread)
+        unsafe count(thread)
+    }
+
+    /// A dequeue ends without a packet and without having slept: the thread runs again, uncontrolled by the limit (d12).
+    mutating func resume(_ thread: ThreadState.Pointer) {
+        unsafe count(thread)
+    }
+
+    /// A counted thread blocks on something else, moves to another port, or exits (d7, d13, d14).
+    mutating func release(_ thread: ThreadState.Pointer) {
+        unsafe uncount(thread)
+    }
+
+    /// After the count fell: the newest waiter gets the oldest packet, if there are both and one more may run.
+    ///
+    /// Freeing a place with an empty queue wakes nobody (d9).
+    mutating func handOver() -> ThreadState.Pointer? {
+        guard running < limit, queued > 0, let waiter = unsafe newest else { return nil }
+        queued -= 1
+        unsafe remove(waiter)
+        unsafe count(waiter)
+        return unsafe waiter
+    }
+
+    /// Whether nobody has begun to wait after this thread.
+    func isNewest(_ thread: ThreadState.Pointer) -> Bool {
+        unsafe newest == thread
+    }
+
+    /// The port goes away: the next waiter to be told so, newest first.
+    mutating func abandonNext() -> ThreadState.Pointer? {
+        guard let waiter = unsafe newest else { return nil }
+        unsafe remove(waiter)
+        return unsafe waiter
+    }
+
+    /// The port goes away: what was queued is nobody's.
+    mutating func discardQueued() {
+        queued = 0
+    }
+
+    /// Every waiter, newest first.
+    func forEachWaiter(_ body: (ThreadState.Pointer) -> Bool) {
+        var next = unsafe newest
+        while let waiter = unsafe next {
+            guard unsafe body(waiter) else { return }
+            unsafe next = waiter.pointee.older
+        }
+    }
+
+    private mutating func count(_ thread: ThreadState.Pointer) {
+        if unsafe !thread.pointee.isCounted {
+            unsafe thread.pointee.isCounted = true
+            running += 1
+        }
+    }
+
+    private mutating func uncount(_ thread: ThreadState.Pointer) {
+        if unsafe thread.pointee.isCounted {
+            unsafe thread.pointee.isCounted = false
+            running -= 1
+        }
+    }
+
+    private mutating func remove(_ thread: ThreadState.Pointer) {
+        let older = unsafe thread.pointee.older
+        let newer = unsafe thread.pointee.newer
+        if let newer = unsafe newer {
+            unsafe newer.pointee.older = older
+        } else {
+            unsafe newest = older
+        }
+        unsafe older?.pointee.newer = newer
+        unsafe thread.pointee.older = nil
+        unsafe thread.pointee.newer = nil
+        unsafe thread.pointee.isWaiting = false
+        waiting -= 1
+    }
+}
+
+/// What the scheduler keeps for each thread. It lies in memory of the thread's own record and is touched only under the
+/// lock of the port that the thread is tied to.
+struct ThreadState {
+    typealias Pointer = UnsafeMutablePointer<ThreadState>
+
+    var isCounted = false
+    var isWaiting = false
+    fileprivate var older: Pointer?
+    fileprivate var newer: Pointer?
+    /// The engine's record of the thread; the scheduler never looks at it.
+    let owner: UnsafeMutableRawPointer
+
+    init(owner: UnsafeMutableRawPointer) {
+        unsafe self.owner = unsafe owner
+    }
+}

@@ -1,0 +1,56 @@
+public import IOUring
+
+/// Why a call of this module did nothing: a status that the Win32 function would report, and a text that names the cause
+/// and the remedy.
+///
+/// Thrown when nothing was started or dequeued. The outcome of an operation that was started is never thrown: it is the
+/// status of its packet, with one documented exception, the immediate failure of an operation started with
+/// ``Start/eager``.
+public struct PortError: Error, Sendable, CustomStringConvertible {
+    /// The status, with its Win32 code, NTSTATUS and errno.
+    public let status: CompletionStatus
+    /// The cause and the remedy, in a sentence.
+    public let reason: String
+
+    public init(_ status: CompletionStatus, _ reason: String) {
+        self.status = status
+        self.reason = reason
+    }
+
+    public var description: String { "\(reason) [\(status)]" }
+}
+
+extension PortError {
+    static var portClosed: PortError {
+        PortError(.invalidHandle, "the port has been closed; create another, or keep a duplicate of it open")
+    }
+
+    static var abandoned: PortError {
+        PortError(.abandoned, "the last reference to the port was closed while this thread waited")
+    }
+
+    static var handleClosed: PortError {
+        PortError(.invalidHandle, "the handle has been closed or released")
+    }
+
+    static var negativeDuration: PortError {
+        PortError(.invalidParameter, "a timeout must not be negative; use nil to wait for ever and .zero not to wait")
+    }
+
+    static var operationInFlight: PortError {
+        PortError(
+            .invalidParameter,
+            "the operation is still in flight; wait for its packet before it is started again, or use another operation")
+    }
+
+    static func invalid(_ reason: String) -> PortError { PortError(.invalidParameter, reason) }
+
+    /// The error of a failed system call at an edge of the library.
+    static func system(_ code: Int32, _ what: String) -> PortError {
+        PortError(CompletionStatus(errnoCode: code), what)
+    }
+
+    init(_ error: RingError) {
+        self.init(CompletionStatus(errno: error.errno), error.description)
+    }
+}
