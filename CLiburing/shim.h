@@ -151,6 +151,7 @@
 #define IOU_OP_BIND 56
 #define IOU_OP_LISTEN 57
 #define IOU_REGISTER_PROBE 8
+#define IOU_REGISTER_ENABLE_RINGS 12
 #define IOU_REGISTER_PBUF_RING 22
 #define IOU_UNREGISTER_PBUF_RING 23
 #define IOU_REGISTER_SYNC_CANCEL 24
@@ -236,6 +237,11 @@ static inline struct iou_sqe iou_entry(uint8_t opcode, int fd, uint64_t offset, 
 }
 
 // MARK: Registration
+
+// io_uring_enable_rings is declared in every supported header, but liburing 2.3 does not export it.
+static inline int iou_enable(int fd) {
+    return iou_register(fd, IOU_REGISTER_ENABLE_RINGS, NULL, 0);
+}
 
 // IORING_REGISTER_SYNC_CANCEL. A negative timeout means none; otherwise it is relative, in nanoseconds.
 static inline int iou_sync_cancel(int fd, uint64_t userData, int target, uint32_t flags, int64_t timeout) {

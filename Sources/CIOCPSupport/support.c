@@ -1,6 +1,7 @@
 #define _GNU_SOURCE
 #include "CIOCPSupport.h"
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
@@ -10,7 +11,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -181,3 +185,39 @@ int iocp_bytes_readable(int fd)
     int n = 0;
     return ioctl(fd, FIONREAD, &n) < 0 ? -errno : n;
 }
+
+static int result(int rc) { return rc < 0 ? -errno : rc; }
+
+int iocp_epoll_create(void) { return result(epoll_create1(EPOLL_CLOEXEC)); }
+
+int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier)
+{
+    struct epoll_event event = {.events = (armed ? EPOLLIN : 0) | (once ? EPOLLONESHOT : 0)};
+    event.data.u64 = identifier;
+    return result(epoll_ctl(epoll, add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event));
+}
+
+int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms)
+{
+    struct epoll_event events[16];
+    int count = result(epoll_wait(epoll, events, capacity < 16 ? capacity : 16, timeout_ms));
+    for (int i = 0; i < count; i++)
+        identifiers[i] = events[i].data.u64;
+    return count;
+}
+
+int iocp_eventfd(void) { return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+int iocp_pipe(int ends[2]) { return result(pipe2(ends, O_CLOEXEC)); }
+
+int iocp_set_pipe_capacity(int fd, int bytes)
+{
+    fcntl(fd, F_SETPIPE_SZ, bytes); // refused where the user's pipe pages are used up: the default serves
+    return result(fcntl(fd, F_GETPIPE_SZ));
+}
+
+int iocp_socketpair(int type, int ends[2]) { return result(socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends)); }
+int iocp_socket(int domain, int type, int protocol) { return result(socket(domain, type | SOCK_CLOEXEC, protocol)); }
+int iocp_replace(int from, int to) { return result(dup3(from, to, O_CLOEXEC)); }
+
+const int iocp_open_direct = O_DIRECT;
+const int iocp_accept_cloexec = SOCK_CLOEXEC;

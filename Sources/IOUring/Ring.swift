@@ -175,12 +175,12 @@ public struct Ring: ~Copyable, @unchecked Sendable {
         unsafe iou_store_release(submitter.submissionTail, tail)
     }
 
-    /// Lets a ring set up with ``SetupFlags/disabled`` take entries (`io_uring_enable_rings`). With
+    /// Lets a ring set up with ``SetupFlags/disabled`` take entries (`IORING_REGISTER_ENABLE_RINGS`). With
     /// ``SetupFlags/singleIssuer``, the calling thread becomes the one that submits.
     ///
     /// - Throws: `EBADFD` when the ring is not disabled.
     public mutating func enable() throws(Errno) {
-        let code = unsafe io_uring_enable_rings(handle)
+        let code = iou_enable(submitter.fileDescriptor)
         if code < 0 { throw Errno(rawValue: -code) }
     }
 

@@ -44,4 +44,32 @@ bool iocp_ignore_sigpipe(void);
 /// ioctl FIONREAD. Returns bytes, or -errno.
 int iocp_bytes_readable(int fd);
 
+// --- What the Glibc module of Swift leaves out. Functions return a result or -errno.
+
+enum {
+    IOCP_SPLICE_MOVE = 1,
+    IOCP_SPLICE_MORE = 4,
+    IOCP_FALLOCATE_KEEP_SIZE = 1,
+    IOCP_RWF_APPEND = 0x10,
+};
+
+int iocp_epoll_create(void);
+/// Adds or changes a descriptor; readable once if `armed`, else nothing.
+int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier);
+/// Writes the identifiers of ready descriptors. Returns how many.
+int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
+/// A non-blocking eventfd.
+int iocp_eventfd(void);
+/// A pipe that is closed on exec.
+int iocp_pipe(int ends[2]);
+/// Asks for a pipe of that many bytes. Returns what it holds.
+int iocp_set_pipe_capacity(int fd, int bytes);
+/// Two connected Unix sockets of a type.
+int iocp_socketpair(int type, int ends[2]);
+int iocp_socket(int domain, int type, int protocol);
+/// Puts `from` in the place of `to`, which is closed on exec.
+int iocp_replace(int from, int to);
+extern const int iocp_open_direct;
+extern const int iocp_accept_cloexec;
+
 #endif

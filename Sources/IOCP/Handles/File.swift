@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 public import SystemPackage
 
@@ -54,5 +55,5 @@ public final class File: IOHandle, @unchecked Sendable {
 
 extension FileDescriptor.OpenOptions {
     /// Past the page cache: offsets, lengths and memory must be aligned. The C constant is `O_DIRECT`.
-    public static var direct: FileDescriptor.OpenOptions { .init(rawValue: O_DIRECT) }
+    public static var direct: FileDescriptor.OpenOptions { .init(rawValue: iocp_open_direct) }
 }

@@ -23,7 +23,7 @@ public enum HandleKind: UInt8, Sendable {
 ///
 /// Thread safety: `lock` guards everything that is not atomic or constant. It is held for a few instructions only and
 /// is the innermost lock of all.
-final class FileObject: @unchecked Sendable {
+@safe final class FileObject: @unchecked Sendable {
     let kind: HandleKind
     /// Opened for asynchronous use: only such a file may be associated (error table of section a).
     let isOverlapped: Bool
@@ -125,7 +125,7 @@ final class FileObject: @unchecked Sendable {
         return port
     }
 
-    struct Completion {
+    @safe struct Completion {
         var port: Unmanaged<PortCore>?
         var key: UInt
         var modes: NotificationModes
@@ -151,7 +151,7 @@ final class FileObject: @unchecked Sendable {
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: drained)
         lock.unlock()
-        return unsafe result
+        return result
     }
 
     /// Whether the last handle is closed, so that pending operations are to end.
@@ -267,8 +267,8 @@ final class FileObject: @unchecked Sendable {
             unsafe getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size) == 0,
             unsafe getsockopt(descriptor, SOL_SOCKET, SO_PROTOCOL, &proto, &size) == 0
         else { return errno }
-        let fresh = socket(domain, type | Int32(SOCK_CLOEXEC.rawValue), proto)
-        if fresh < 0 { return errno }
+        let fresh = iocp_socket(domain, type, proto)
+        if fresh < 0 { return -fresh }
         return replace(with: fresh)
     }
 
@@ -286,8 +286,8 @@ final class FileObject: @unchecked Sendable {
     }
 
     private func replace(with other: Int32) -> Int32 {
-        let result = dup3(other, descriptor, O_CLOEXEC)
-        let code = result < 0 ? errno : 0
+        let result = iocp_replace(other, descriptor)
+        let code = result < 0 ? -result : 0
         Glibc.close(other)
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)

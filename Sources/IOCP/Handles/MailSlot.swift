@@ -1,5 +1,6 @@
+internal import CIOCPSupport
 internal import Glibc
-public import SystemPackage
+internal import SystemPackage
 
 /// A message queue with one reader and many writers; each read takes one message.
 ///
@@ -12,8 +13,8 @@ public final class MailSlot: IOHandle, @unchecked Sendable {
     ///
     /// - Parameter address: a Unix path, which must not exist and is not removed at the end, or an abstract name.
     public convenience init(at address: SocketAddress) throws(PortError) {
-        let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else { throw .system(errno, "a mail slot cannot be made") }
+        let descriptor = iocp_socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
+        guard descriptor >= 0 else { throw .system(-descriptor, "a mail slot cannot be made") }
         let result = unsafe address.withSockAddr { unsafe Glibc.bind(descriptor, $0, $1) }
         guard result == 0 else {
             let code = errno
@@ -30,8 +31,8 @@ public final class MailSlot: IOHandle, @unchecked Sendable {
     ///
     /// The corresponding Win32 function is `CreateFile` on the mail slot's name.
     public static func writer(to address: SocketAddress) throws(PortError) -> MailSlot {
-        let descriptor = socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else { throw .system(errno, "a mail slot cannot be opened") }
+        let descriptor = iocp_socket(AF_UNIX, Int32(SOCK_DGRAM.rawValue), 0)
+        guard descriptor >= 0 else { throw .system(-descriptor, "a mail slot cannot be opened") }
         let result = unsafe address.withSockAddr { unsafe Glibc.connect(descriptor, $0, $1) }
         guard result == 0 else {
             let code = errno
@@ -52,7 +53,7 @@ public final class MailSlot: IOHandle, @unchecked Sendable {
     /// The corresponding Win32 function is `GetMailslotInfo`.
     public func nextMessageLength() throws(PortError) -> Int? {
         let descriptor = try opened().descriptor
-        let length = unsafe recv(descriptor, nil, 0, Int32(MSG_PEEK.rawValue | MSG_TRUNC.rawValue | MSG_DONTWAIT.rawValue))
+        let length = recv(descriptor, nil, 0, Int32(MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT))
         if length >= 0 { return length }
         if errno == EAGAIN { return nil }
         throw .system(errno, "the mail slot cannot be looked into")

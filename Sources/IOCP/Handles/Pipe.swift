@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 public import SystemPackage
 
@@ -13,9 +14,9 @@ public final class Pipe: IOHandle, @unchecked Sendable {
     public static func make() throws(PortError) -> (reading: Pipe, writing: Pipe) {
         var ends: (Int32, Int32) = (-1, -1)
         let result = unsafe withUnsafeMutableBytes(of: &ends) {
-            unsafe pipe2($0.baseAddress!.assumingMemoryBound(to: Int32.self), O_CLOEXEC)
+            unsafe iocp_pipe($0.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
-        guard result == 0 else { throw .system(errno, "a pipe cannot be made") }
+        guard result == 0 else { throw .system(-result, "a pipe cannot be made") }
         Process.ignoreBrokenPipeSignal()
         return (
             Pipe(FileObject(descriptor: ends.0, kind: .pipe)), Pipe(FileObject(descriptor: ends.1, kind: .pipe))
@@ -26,11 +27,10 @@ public final class Pipe: IOHandle, @unchecked Sendable {
     public static func makeDuplex() throws(PortError) -> (Pipe, Pipe) {
         var ends: (Int32, Int32) = (-1, -1)
         let result = unsafe withUnsafeMutableBytes(of: &ends) {
-            unsafe socketpair(
-                AF_UNIX, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0,
-                $0.baseAddress!.assumingMemoryBound(to: Int32.self))
+            unsafe iocp_socketpair(
+                Int32(SOCK_STREAM.rawValue), $0.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
-        guard result == 0 else { throw .system(errno, "a duplex pipe cannot be made") }
+        guard result == 0 else { throw .system(-result, "a duplex pipe cannot be made") }
         Process.ignoreBrokenPipeSignal()
         return (
             Pipe(FileObject(descriptor: ends.0, kind: .pipe)), Pipe(FileObject(descriptor: ends.1, kind: .pipe))

@@ -1,5 +1,6 @@
+internal import CIOCPSupport
 internal import Glibc
-public import SystemPackage
+internal import SystemPackage
 
 /// A socket: TCP, UDP, or Unix stream, datagram or seqpacket.
 ///
@@ -30,8 +31,8 @@ public final class Socket: IOHandle, @unchecked Sendable {
     public convenience init(
         _ style: Style = .stream, family: SocketAddress.Family, overlapped: Bool = true
     ) throws(PortError) {
-        let descriptor = socket(Int32(family.rawValue), style.rawType | Int32(SOCK_CLOEXEC.rawValue), 0)
-        guard descriptor >= 0 else { throw .system(errno, "a socket cannot be made") }
+        let descriptor = iocp_socket(Int32(family.rawValue), style.rawType, 0)
+        guard descriptor >= 0 else { throw .system(-descriptor, "a socket cannot be made") }
         self.init(FileObject(descriptor: descriptor, kind: style.kind, isOverlapped: overlapped))
     }
 
@@ -71,10 +72,9 @@ public final class Socket: IOHandle, @unchecked Sendable {
     public static func pair(_ style: Style = .stream) throws(PortError) -> (Socket, Socket) {
         var pair: (Int32, Int32) = (-1, -1)
         let result = unsafe withUnsafeMutableBytes(of: &pair) {
-            unsafe socketpair(
-                AF_UNIX, style.rawType | Int32(SOCK_CLOEXEC.rawValue), 0, $0.baseAddress!.assumingMemoryBound(to: Int32.self))
+            unsafe iocp_socketpair(style.rawType, $0.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
-        guard result == 0 else { throw .system(errno, "a pair of sockets cannot be made") }
+        guard result == 0 else { throw .system(-result, "a pair of sockets cannot be made") }
         return (
             Socket(FileObject(descriptor: pair.0, kind: style.kind)), Socket(FileObject(descriptor: pair.1, kind: style.kind))
         )
@@ -101,12 +101,12 @@ public final class Socket: IOHandle, @unchecked Sendable {
 
     /// The address that the socket is bound to.
     public func localAddress() throws(PortError) -> SocketAddress {
-        try address("the socket has no local address") { unsafe getsockname($0, $1, $2) }
+        unsafe try address("the socket has no local address") { unsafe getsockname($0, $1, $2) }
     }
 
     /// The address of the peer.
     public func remoteAddress() throws(PortError) -> SocketAddress {
-        try address("the socket is not connected") { unsafe getpeername($0, $1, $2) }
+        unsafe try address("the socket is not connected") { unsafe getpeername($0, $1, $2) }
     }
 
     private func address(
@@ -114,11 +114,15 @@ public final class Socket: IOHandle, @unchecked Sendable {
     ) throws(PortError) -> SocketAddress {
         let descriptor = try opened().descriptor
         var result: Int32 = 0
-        let address = unsafe SocketAddress { storage, length in
-            result = unsafe get(descriptor, storage, &length)
+        do throws(CompletionStatus) {
+            let address = unsafe try SocketAddress { storage, length in
+                result = unsafe get(descriptor, storage, &length)
+            }
+            guard result == 0 else { throw CompletionStatus(errnoCode: errno) }
+            return address
+        } catch {
+            throw PortError(error, failure)
         }
-        guard result == 0 else { throw .system(errno, failure) }
-        return address
     }
 
     /// Sets an option whose value is an `int`.

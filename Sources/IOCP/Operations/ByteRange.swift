@@ -1,5 +1,5 @@
 /// The part of an operation's buffer that a start uses, checked.
-struct ByteRange {
+@safe struct ByteRange {
     let memory: UnsafeMutableRawPointer?
     let count: Int
 
@@ -28,7 +28,7 @@ struct ByteRange {
 
     /// Memory that the caller keeps alive until the packet.
     init(_ memory: UnsafeMutableRawBufferPointer) {
-        unsafe self.memory = unsafe memory.baseAddress
+        unsafe self.memory = memory.baseAddress
         count = memory.count
     }
 }

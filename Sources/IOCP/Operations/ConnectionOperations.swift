@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 
 extension Socket {
@@ -66,10 +67,10 @@ extension Socket {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
             let range = firstData.isEmpty ? nil : try ByteRange(firstData, of: operation)
-            unsafe operation.setMessage(address, nil)
+            operation.setMessage(address, nil)
             let request = unsafe Engine.Request(
                 kind: .connect, memory: range?.memory, length: range?.count ?? 0, alwaysPends: true)
-            return unsafe try Engine.start(operation, on: file, request, start)
+            return try Engine.start(operation, on: file, request, start)
         }
     }
 
@@ -147,16 +148,15 @@ extension Socket {
 extension OperationDetails {
     /// The pipe between a file and a socket, made on first use.
     mutating func preparePipe() throws(PortError) {
-        if unsafe transmission.pipeRead >= 0 { return }
+        if transmission.pipeRead >= 0 { return }
         var ends: (Int32, Int32) = (-1, -1)
         let result = unsafe withUnsafeMutableBytes(of: &ends) {
-            unsafe pipe2($0.baseAddress!.assumingMemoryBound(to: Int32.self), O_CLOEXEC)
+            unsafe iocp_pipe($0.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
-        guard result == 0 else { throw .system(errno, "the pipe between file and socket cannot be made") }
-        unsafe transmission.pipeRead = ends.0
-        unsafe transmission.pipeWrite = ends.1
-        // Fewer, larger steps; refused where the user's pipe pages are used up, and then the default serves.
-        _ = fcntl(ends.1, F_SETPIPE_SZ, 1 << 20)
-        unsafe transmission.pipeCapacity = max(4096, Int(fcntl(ends.1, F_GETPIPE_SZ)))
+        guard result == 0 else { throw .system(-result, "the pipe between file and socket cannot be made") }
+        transmission.pipeRead = ends.0
+        transmission.pipeWrite = ends.1
+        // Large, for fewer steps.
+        transmission.pipeCapacity = max(4096, Int(iocp_set_pipe_capacity(ends.1, 1 << 20)))
     }
 }

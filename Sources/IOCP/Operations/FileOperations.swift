@@ -1,4 +1,4 @@
-internal import Glibc
+internal import CIOCPSupport
 
 extension File {
     /// Starts to write what the kernel holds of the file to the disk.
@@ -30,7 +30,7 @@ extension File {
             operation,
             unsafe Engine.Request(
                 kind: .allocate, length: Int(length), offset: UInt64(offset),
-                callFlags: keepsLength ? FALLOC_FL_KEEP_SIZE : 0), start)
+                callFlags: keepsLength ? Int32(IOCP_FALLOCATE_KEEP_SIZE) : 0), start)
     }
 
     /// Starts to cut or lengthen the file.
@@ -54,7 +54,7 @@ extension IOHandle {
         _ operation: Operation, _ request: Engine.Request, _ start: Start
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
-            unsafe try Engine.start(operation, on: opened(), request, start)
+            try Engine.start(operation, on: opened(), request, start)
         }
     }
 }

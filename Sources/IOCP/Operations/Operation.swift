@@ -15,7 +15,7 @@ internal import Synchronization
 /// - Cost: two allocations in its life, none per start; one retain per start, handed over with the packet.
 ///
 /// The corresponding Win32 structure is `OVERLAPPED`.
-open class Operation: @unchecked Sendable {
+@safe open class Operation: @unchecked Sendable {
     // Unchecked: the record is handed from starter to completer through `phase` and the slot's lock; the stored
     // references change only while the record's phase says that the caller owns it.
 
@@ -57,7 +57,7 @@ open class Operation: @unchecked Sendable {
     }
 
     /// The address that ``Packet/token`` holds for this operation: an identity, not to be dereferenced.
-    public final var token: UInt { UInt(bitPattern: record) }
+    public final var token: UInt { unsafe UInt(bitPattern: record) }
 
     /// ``CompletionStatus/pending`` while in flight, then how it ended. Set when the operation completes, which may be
     /// before its packet is dequeued (b14). The Win32 name is `OVERLAPPED.Internal`.

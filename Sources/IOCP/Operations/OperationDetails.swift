@@ -2,7 +2,7 @@ internal import Glibc
 internal import SystemPackage
 
 /// What only some operations need: messages, addresses, second parts. Made on first use, kept for the operation's life.
-struct OperationDetails {
+@safe struct OperationDetails {
     var message = unsafe msghdr()
     var address = sockaddr_storage()
     var addressLength: socklen_t = 0
@@ -20,7 +20,7 @@ struct OperationDetails {
     var transmission = Transmission()
 
     /// The state of a file on its way to a socket through a pipe.
-    struct Transmission {
+    @safe struct Transmission {
         var file: Int32 = -1
         var offset: UInt64 = 0
         /// Bytes of the file still to enter the pipe; `Int.max` for "to the end".
@@ -49,15 +49,15 @@ struct OperationDetails {
 
     mutating func destroy() {
         unsafe vector?.deallocate()
-        unsafe closePipe()
+        closePipe()
     }
 
     mutating func closePipe() {
-        if unsafe transmission.pipeRead >= 0 {
-            unsafe close(transmission.pipeRead)
-            unsafe close(transmission.pipeWrite)
-            unsafe transmission.pipeRead = -1
-            unsafe transmission.pipeWrite = -1
+        if transmission.pipeRead >= 0 {
+            close(transmission.pipeRead)
+            close(transmission.pipeWrite)
+            transmission.pipeRead = -1
+            transmission.pipeWrite = -1
         }
     }
 }

@@ -6,7 +6,7 @@ internal import Synchronization
 /// It lies at a fixed address for the operation's whole life; that address is the user data of its io_uring requests.
 /// Fields without a comment on threads belong to whoever owns the operation at the moment: the caller until it is
 /// started, then the one thread that handles its completion under the lock of the slot that carries it.
-struct OperationRecord: ~Copyable {
+@safe struct OperationRecord: ~Copyable {
     typealias Pointer = UnsafeMutablePointer<OperationRecord>
 
     /// The NTSTATUS, `pending` while in flight, with `waiterBit` while a thread sleeps on it. First: it is also a futex.

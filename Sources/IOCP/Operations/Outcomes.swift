@@ -1,5 +1,6 @@
 internal import Glibc
 internal import IOUring
+internal import Synchronization
 
 /// How the kernel's answer to a request is read: the end of the operation, one of its packets, or another step.
 enum Outcomes {
@@ -93,7 +94,7 @@ enum Outcomes {
         case .receiveMessage:
             let details = unsafe record.pointee.details!
             unsafe details.pointee.addressLength = details.pointee.message.msg_namelen
-            if unsafe details.pointee.message.msg_flags & Int32(MSG_TRUNC.rawValue) != 0 {
+            if unsafe details.pointee.message.msg_flags & Int32(MSG_TRUNC) != 0 {
                 return unsafe .finished(.bufferOverflow, UInt(min(result, record.pointee.length)))
             }
             if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfStream(record), 0) }
@@ -260,7 +261,7 @@ enum Outcomes {
         if descriptor >= 0 { close(descriptor) }
     }
 
-    private static func context(_ record: OperationRecord.Pointer) -> ErrnoContext {
+    private static func context(_ record: OperationRecord.Pointer) -> CompletionStatus.ErrnoContext {
         if unsafe record.pointee.kind == .connect { return .connect }
         switch unsafe kind(record) {
         case .file: return .file

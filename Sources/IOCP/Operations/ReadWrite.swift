@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 
 /// Where in a file an operation starts.
@@ -35,7 +36,7 @@ extension IOHandle {
         _ operation: Operation, at offset: FileOffset = 0, into range: Range<Int>? = nil, start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
-            unsafe try read(operation, offset, ByteRange(range, of: operation), start)
+            try read(operation, offset, ByteRange(range, of: operation), start)
         }
     }
 
@@ -63,7 +64,7 @@ extension IOHandle {
         _ operation: Operation, at offset: FileOffset = 0, from range: Range<Int>? = nil, start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
-            unsafe try write(operation, offset, ByteRange(range, of: operation), start)
+            try write(operation, offset, ByteRange(range, of: operation), start)
         }
     }
 
@@ -107,27 +108,27 @@ extension IOHandle {
         _ operation: Operation, _ offset: FileOffset, _ range: ByteRange, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let file = try opened()
-        try check(unsafe range.memory, range.count)
+        unsafe try check(range.memory, range.count)
         if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
-            return unsafe try Engine.start(operation, on: file, Socket.receiveRequest(file, range, 0), start)
+            return try Engine.start(operation, on: file, Socket.receiveRequest(file, range, 0), start)
         }
         let request = unsafe try Engine.Request(
             kind: .read, memory: range.memory, length: range.count, offset: position(offset, file, range.count))
-        return unsafe try Engine.start(operation, on: file, request, start)
+        return try Engine.start(operation, on: file, request, start)
     }
 
     private func write(
         _ operation: Operation, _ offset: FileOffset, _ range: ByteRange, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let file = try opened()
-        try check(unsafe range.memory, range.count)
+        unsafe try check(range.memory, range.count)
         if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
-            return unsafe try Engine.start(operation, on: file, Socket.sendRequest(file, range, 0), start)
+            return try Engine.start(operation, on: file, Socket.sendRequest(file, range, 0), start)
         }
         let request = unsafe try Engine.Request(
             kind: .write, memory: range.memory, length: range.count, offset: position(offset, file, range.count),
-            callFlags: offset == .append ? 0x10 /* RWF_APPEND */ : 0)
-        return unsafe try Engine.start(operation, on: file, request, start)
+            callFlags: offset == .append ? Int32(IOCP_RWF_APPEND) : 0)
+        return try Engine.start(operation, on: file, request, start)
     }
 
     private func vectored(
@@ -138,8 +139,8 @@ extension IOHandle {
             let length = try operation.setVector(buffers)
             let request = unsafe try Engine.Request(
                 kind: kind, length: length, offset: position(offset, file, length),
-                callFlags: offset == .append ? 0x10 /* RWF_APPEND */ : 0)
-            return unsafe try Engine.start(operation, on: file, request, start)
+                callFlags: offset == .append ? Int32(IOCP_RWF_APPEND) : 0)
+            return try Engine.start(operation, on: file, request, start)
         }
     }
 

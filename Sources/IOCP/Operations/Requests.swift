@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import IOUring
 
@@ -66,13 +67,13 @@ enum Requests {
         case .readVectored:
             let details = unsafe record.pointee.details!
             return unsafe .readVectored(
-                descriptor, details.pointee.vector!, count: UInt32(details.pointee.vectorCount), offset: offset(record),
-                flags: flags)
+                descriptor, into: details.pointee.vector!, count: UInt32(details.pointee.vectorCount),
+                offset: offset(record), flags: flags)
         case .writeVectored:
             let details = unsafe record.pointee.details!
             return unsafe .writeVectored(
-                descriptor, details.pointee.vector!, count: UInt32(details.pointee.vectorCount), offset: offset(record),
-                flags: flags)
+                descriptor, from: details.pointee.vector!, count: UInt32(details.pointee.vectorCount),
+                offset: offset(record), flags: flags)
         case .synchronize:
             return .synchronize(descriptor, dataOnly: false)
         case .synchronizeData:
@@ -85,11 +86,11 @@ enum Requests {
         case .zeroByteReceive:
             // A peek at one byte, into a field that nobody reads: completes when there is something, and takes nothing.
             return unsafe .receive(
-                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1, flags: MSG_PEEK)
+                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1, flags: Int32(MSG_PEEK))
         case .receiveMessage:
-            return unsafe .receiveMessage(descriptor, &record.pointee.details!.pointee.message, flags: flags)
+            return unsafe .receiveMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
         case .sendMessage:
-            return unsafe .sendMessage(descriptor, &record.pointee.details!.pointee.message, flags: flags)
+            return unsafe .sendMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
         case .receiveContinuously:
             var entry = SubmissionEntry.receiveMultishot(descriptor, flags: flags)
             entry.flags.insert(.bufferSelect)
@@ -102,21 +103,19 @@ enum Requests {
                     details.pointee.acceptedDescriptor, into: details.pointee.second,
                     count: UInt32(details.pointee.secondLength), flags: 0)
             }
-            return unsafe .accept(descriptor, address: nil, length: nil, flags: Int32(SOCK_CLOEXEC.rawValue))
+            return unsafe .accept(descriptor, address: nil, length: nil, flags: iocp_accept_cloexec)
         case .acceptContinuously:
-            return .acceptMultishot(descriptor, flags: Int32(SOCK_CLOEXEC.rawValue))
+            return .acceptMultishot(descriptor, flags: iocp_accept_cloexec)
         case .connect:
             if unsafe record.pointee.step == 1 {
                 return unsafe .send(
                     descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
-                    count: length(record), flags: Int32(MSG_NOSIGNAL.rawValue | MSG_WAITALL.rawValue))
+                    count: length(record), flags: Int32(MSG_NOSIGNAL | MSG_WAITALL))
             }
             let details = unsafe record.pointee.details!
-            return unsafe withUnsafeMutablePointer(to: &details.pointee.address) { storage in
-                unsafe .connect(
-                    descriptor, UnsafePointer(UnsafeMutableRawPointer(storage).assumingMemoryBound(to: sockaddr.self)),
-                    length: details.pointee.addressLength)
-            }
+            return unsafe .connect(
+                descriptor, address: details.addressPointer.assumingMemoryBound(to: sockaddr.self),
+                length: details.pointee.addressLength)
         case .disconnect, .shutdown:
             return .shutdown(descriptor, how: flags)
         case .transmitFile:

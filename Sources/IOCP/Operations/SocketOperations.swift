@@ -6,9 +6,9 @@ public struct ReceiveFlags: OptionSet, Sendable {
     public init(rawValue: Int32) { self.rawValue = rawValue }
 
     /// Leaves the data where it is. Win32: `MSG_PEEK`.
-    public static let peek = ReceiveFlags(rawValue: Int32(MSG_PEEK.rawValue))
+    public static let peek = ReceiveFlags(rawValue: Int32(MSG_PEEK))
     /// Completes when the whole range is filled, or the connection ends. Win32: `MSG_WAITALL`.
-    public static let waitAll = ReceiveFlags(rawValue: Int32(MSG_WAITALL.rawValue))
+    public static let waitAll = ReceiveFlags(rawValue: Int32(MSG_WAITALL))
 }
 
 extension Socket {
@@ -33,8 +33,8 @@ extension Socket {
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
-            let request = unsafe try Self.receiveRequest(file, ByteRange(range, of: operation), flags.rawValue)
-            return unsafe try Engine.start(operation, on: file, request, start)
+            let request = try Self.receiveRequest(file, ByteRange(range, of: operation), flags.rawValue)
+            return try Engine.start(operation, on: file, request, start)
         }
     }
 
@@ -93,7 +93,7 @@ extension Socket {
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
-            return unsafe try Engine.start(
+            return try Engine.start(
                 operation, on: file, Self.sendRequest(file, ByteRange(range, of: operation), 0), start)
         }
     }
@@ -116,7 +116,7 @@ extension Socket {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
             let range = unsafe ByteRange(UnsafeMutableRawBufferPointer(mutating: memory))
-            return unsafe try Engine.start(operation, on: file, Self.sendRequest(file, range, 0), start)
+            return try Engine.start(operation, on: file, Self.sendRequest(file, range, 0), start)
         }
     }
 
@@ -149,10 +149,10 @@ extension Socket {
             let details = unsafe operation.details
             unsafe details.pointee.setVector(count: 1)
             unsafe details.pointee.vector![0] = iovec(iov_base: bytes.memory, iov_len: bytes.count)
-            unsafe operation.setMessage(address, control)
+            operation.setMessage(address, control)
             let request = unsafe Engine.Request(
                 kind: .sendMessage, length: bytes.count, callFlags: Self.sendFlags(file))
-            return unsafe try Engine.start(operation, on: file, request, start)
+            return try Engine.start(operation, on: file, request, start)
         }
     }
 
@@ -163,11 +163,11 @@ extension Socket {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
             let length = try operation.setVector(buffers)
-            unsafe operation.setMessage(address, control)
-            if kind == .receiveMessage { unsafe operation.expectAddress() }
+            operation.setMessage(address, control)
+            if kind == .receiveMessage { operation.expectAddress() }
             let request = unsafe Engine.Request(
                 kind: kind, length: length, callFlags: kind == .sendMessage ? Self.sendFlags(file) : flags)
-            return unsafe try Engine.start(operation, on: file, request, start)
+            return try Engine.start(operation, on: file, request, start)
         }
     }
 
@@ -180,7 +180,7 @@ extension Socket {
         if file.kind == .message || file.kind == .mailSlot {
             // The kernel then says how long the message was.
             return unsafe Engine.Request(
-                kind: .receive, memory: range.memory, length: range.count, callFlags: flags | Int32(MSG_TRUNC.rawValue))
+                kind: .receive, memory: range.memory, length: range.count, callFlags: flags | Int32(MSG_TRUNC))
         }
         return unsafe Engine.Request(
             kind: range.count == 0 ? .zeroByteReceive : .receive, memory: range.memory, length: range.count,
@@ -198,7 +198,7 @@ extension Socket {
     /// No signal for a broken connection; on a stream, the kernel itself goes on until all is sent.
     static func sendFlags(_ file: FileObject) -> Int32 {
         file.kind == .stream || file.kind == .pipe
-            ? Int32(MSG_NOSIGNAL.rawValue | MSG_WAITALL.rawValue) : Int32(MSG_NOSIGNAL.rawValue)
+            ? Int32(MSG_NOSIGNAL | MSG_WAITALL) : Int32(MSG_NOSIGNAL)
     }
 }
 
@@ -250,5 +250,10 @@ extension UnsafeMutablePointer<OperationDetails> {
     /// Where the address lies: within memory that stays until the operation is gone.
     var addressPointer: UnsafeMutableRawPointer {
         unsafe UnsafeMutableRawPointer(self) + MemoryLayout<OperationDetails>.offset(of: \.address)!
+    }
+
+    var messagePointer: UnsafeMutablePointer<msghdr> {
+        unsafe (UnsafeMutableRawPointer(self) + MemoryLayout<OperationDetails>.offset(of: \.message)!)
+            .assumingMemoryBound(to: msghdr.self)
     }
 }

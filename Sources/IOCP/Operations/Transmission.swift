@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import IOUring
 
@@ -11,7 +12,7 @@ enum Transmission {
     private static let drain: UInt8 = 2
     private static let tail: UInt8 = 3
 
-    private static let moreFollows = UInt32(SPLICE_F_MORE.rawValue | SPLICE_F_MOVE.rawValue)
+    private static let moreFollows = UInt32(IOCP_SPLICE_MORE | IOCP_SPLICE_MOVE)
 
     /// Chooses the first step of a filled record.
     static func begin(_ record: OperationRecord.Pointer) {
@@ -21,13 +22,13 @@ enum Transmission {
 
     static func entry(_ record: OperationRecord.Pointer, _ socket: Int32) -> SubmissionEntry {
         let details = unsafe record.pointee.details!
-        let sendFlags = Int32(MSG_NOSIGNAL.rawValue | MSG_WAITALL.rawValue)
+        let sendFlags = Int32(MSG_NOSIGNAL | MSG_WAITALL)
         switch unsafe record.pointee.step {
         case head:
             return unsafe .send(
                 socket, from: UnsafeRawPointer(details.pointee.transmission.head!),
                 count: UInt32(details.pointee.transmission.headLength),
-                flags: sendFlags | (details.pointee.transmission.left > 0 ? Int32(MSG_MORE.rawValue) : 0))
+                flags: sendFlags | (details.pointee.transmission.left > 0 ? Int32(MSG_MORE) : 0))
         case fill:
             let count = unsafe min(details.pointee.transmission.left, details.pointee.transmission.pipeCapacity)
             return unsafe .splice(
@@ -38,7 +39,7 @@ enum Transmission {
             return unsafe .splice(
                 from: details.pointee.transmission.pipeRead, offsetIn: -1, to: socket, offsetOut: -1,
                 count: UInt32(details.pointee.transmission.inPipe),
-                flags: last ? UInt32(SPLICE_F_MOVE.rawValue) : moreFollows)
+                flags: last ? UInt32(IOCP_SPLICE_MOVE) : moreFollows)
         default:
             return unsafe .send(
                 socket, from: UnsafeRawPointer(details.pointee.transmission.tail!),

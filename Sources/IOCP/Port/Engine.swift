@@ -26,7 +26,7 @@ public enum StartOutcome: Sendable, Equatable {
 /// Starting, completing and cancelling operations: what belongs to no single port.
 enum Engine {
     /// What is to be started; fills the idle record.
-    struct Request {
+    @safe struct Request {
         var kind: OperationKind
         var memory: UnsafeMutableRawPointer?
         var length = 0
@@ -227,7 +227,7 @@ enum Engine {
         case .goesOn(let status, let information, let auxiliary, let flags, let rearms):
             let end = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.peek() }
             var yields = false
-            if unsafe end.port != nil, !record.pointee.flags.contains(.suppressPacket),
+            if unsafe end.port != nil, unsafe !record.pointee.flags.contains(.suppressPacket),
                 let owner = unsafe record.pointee.owner
             {
                 // One reference for each packet; the start's own is given back at the end.

@@ -7,7 +7,7 @@ internal import Synchronization
 /// its alertable waits.
 ///
 /// The corresponding Win32 notions are the thread handle and its queue of user APCs.
-public final class IOThread: @unchecked Sendable {
+@safe public final class IOThread: @unchecked Sendable {
     // Unchecked: who may touch what is said at each field.
 
     /// Never reused, never 0.

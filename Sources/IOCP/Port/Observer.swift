@@ -18,6 +18,7 @@ final class Observer: @unchecked Sendable {
     static let tickMilliseconds: Int32 = 5
     /// Ticks without anything to look after before the ticking ends.
     private static let quietTicks = 20
+    private static let batch: Int32 = 16
 
     private let epoll: Int32
     private let doorbell: Int32
@@ -37,15 +38,12 @@ final class Observer: @unchecked Sendable {
     }
 
     private init() {
-        epoll = epoll_create1(Int32(EPOLL_CLOEXEC.rawValue))
-        doorbell = eventfd(0, Int32(EFD_CLOEXEC.rawValue | EFD_NONBLOCK.rawValue))
+        epoll = iocp_epoll_create()
+        doorbell = iocp_eventfd()
         precondition(
             epoll >= 0 && doorbell >= 0,
             "no descriptors left for the library's own epoll and eventfd; raise RLIMIT_NOFILE")
-        var event = epoll_event()
-        event.events = EPOLLIN.rawValue
-        event.data.u64 = 0
-        _ = unsafe epoll_ctl(epoll, EPOLL_CTL_ADD, doorbell, &event)
+        _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
     }
 
     func watch(_ core: PortCore) {
@@ -54,11 +52,8 @@ final class Observer: @unchecked Sendable {
         cores.append(WeakCore(core: core, slotIndex: 0))
         for (index, slot) in core.slots.enumerated() {
             homes[slot.identifier] = WeakCore(core: core, slotIndex: index)
-            var event = epoll_event()
-            event.events = EPOLLONESHOT.rawValue
-            event.data.u64 = slot.identifier
-            // Disarmed for now. A ring that cannot be added (ENOSPC: fs.epoll.max_user_watches) is seen by the ticks.
-            _ = unsafe epoll_ctl(epoll, EPOLL_CTL_ADD, slot.fileDescriptor, &event)
+            // Disarmed for now.
+            _ = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
         }
         lock.unlock()
     }
@@ -73,10 +68,7 @@ final class Observer: @unchecked Sendable {
     /// Looks at the slot once it has completions, once.
     func arm(_ slot: Slot) {
         start()
-        var event = epoll_event()
-        event.events = EPOLLIN.rawValue | EPOLLONESHOT.rawValue
-        event.data.u64 = slot.identifier
-        _ = unsafe epoll_ctl(epoll, EPOLL_CTL_MOD, slot.fileDescriptor, &event)
+        _ = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
     }
 
     /// A thread goes out into user code. Costs a load unless the observer sleeps.
@@ -122,14 +114,12 @@ final class Observer: @unchecked Sendable {
         let me = IOThread.current
         var quiet = 0
         var ticks = false
+        let ready = UnsafeMutablePointer<UInt64>.allocate(capacity: Int(Self.batch))
         while true {
-            var events = unsafe InlineArray<16, epoll_event>(repeating: epoll_event())
-            let count = unsafe events.mutableSpan.withUnsafeMutableBufferPointer {
-                unsafe epoll_wait(epoll, $0.baseAddress!, 16, ticks ? Self.tickMilliseconds : -1)
-            }
+            let count = unsafe iocp_epoll_wait(epoll, ready, Self.batch, ticks ? Self.tickMilliseconds : -1)
             Self.wakeUps.add(1, ordering: .relaxed)
             for index in 0..<max(0, Int(count)) {
-                let identifier = unsafe events[index].data.u64
+                let identifier = unsafe ready[index]
                 if identifier == 0 {
                     var value: UInt64 = 0
                     _ = unsafe read(doorbell, &value, 8)

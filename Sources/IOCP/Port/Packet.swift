@@ -73,7 +73,7 @@ extension Packet {
 /// Memory for a batch of packets, used again and again: a dequeue into it allocates nothing.
 ///
 /// The corresponding Win32 array is the `lpCompletionPortEntries` of `GetQueuedCompletionStatusEx`.
-public struct PacketBatch: ~Copyable {
+@safe public struct PacketBatch: ~Copyable {
     private let storage: UnsafeMutablePointer<Packet>
     /// The most packets that one dequeue puts here; at least 1.
     public let capacity: Int

@@ -24,7 +24,7 @@ struct PacketEntry {
 }
 
 /// The port's FIFO: a growable ring of packets. It never refuses one; it allocates only when it grows.
-struct PacketQueue: ~Copyable {
+@safe struct PacketQueue: ~Copyable {
     private var storage: UnsafeMutablePointer<PacketEntry>
     private var capacity: Int
     private var head = 0

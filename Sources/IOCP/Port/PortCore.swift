@@ -7,7 +7,7 @@ internal import Synchronization
 /// Locks, outermost first: this port's `lock`, a slot's `lock`, a file object's `lock`. (The slot of the port that
 /// carries operations of unassociated files comes before the lock of the port that their packets go to; it has no
 /// waiters of its own, so nothing takes them in the other order.) Nothing is woken and no user code runs under a lock.
-final class PortCore: @unchecked Sendable {
+@safe final class PortCore: @unchecked Sendable {
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
     let lock = FutexLock()
@@ -196,7 +196,7 @@ final class PortCore: @unchecked Sendable {
     /// Gives the thread a slot of its own if there is one: the one it had, a free one, or one whose leaseholder sleeps.
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
-        if let last = unsafe thread.slot, last.core === self, last.owner.load(ordering: .relaxed) == 0 {
+        if let last = unsafe thread.slot, unsafe last.core === self, last.owner.load(ordering: .relaxed) == 0 {
             grant(last, to: thread)
             return
         }
@@ -551,7 +551,7 @@ final class PortCore: @unchecked Sendable {
                 // As many as this thread can take if it is the next to run; all of them if it goes back to sleep.
                 let takes = unsafe scheduler.canRunAnother && scheduler.isNewest(me.state)
                 gather(slot, me, atMost: takes ? out.count : .max)
-                if unsafe scheduler.queued > 0 && scheduler.canRunAnother, takes, scheduler.handOver() != nil {
+                if scheduler.queued > 0 && scheduler.canRunAnother, takes, unsafe scheduler.handOver() != nil {
                     let count = unsafe fill(out, first: packets.removeFirst())
                     redistribute()
                     unlockAndWake()

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import IOUring
 internal import Synchronization
 
@@ -5,7 +6,7 @@ internal import Synchronization
 ///
 /// Whoever pushes or harvests holds `lock`; whoever enters the kernel does not need it, so a foreign thread can submit
 /// what a busy leaseholder left behind, and the leaseholder can sleep in its ring.
-final class Slot: @unchecked Sendable {
+@safe final class Slot: @unchecked Sendable {
     // Unchecked: `lock` guards the ring and the backlog, the port's lock guards `leaseholder`, the rest is atomic.
 
     /// User data of a wake-up message. Only the leaseholder may consume one: a thief would lose the wake-up.

@@ -5,7 +5,7 @@
 ///
 /// Vocabulary: `running` is the queue's current count, `limit` its maximum, `queued` its signal state, and a thread is
 /// *counted* while it is one of the running. Rules d1–d19 of the contract are stated where they are kept.
-struct Scheduler {
+@safe struct Scheduler {
     /// Fixed for the port's life (a2).
     let limit: Int
     /// Threads that run on behalf of the port. May exceed the limit after a time-out or a wake-up (d10, d12).
@@ -164,7 +164,7 @@ struct Scheduler {
 
 /// What the scheduler keeps for each thread. It lies in memory of the thread's own record and is touched only under the
 /// lock of the port that the thread is tied to.
-struct ThreadState {
+@safe struct ThreadState {
     typealias Pointer = UnsafeMutablePointer<ThreadState>
 
     var isCounted = false

@@ -1,7 +1,7 @@
 public import SystemPackage
 
 #if canImport(Glibc)
-import Glibc
+internal import Glibc
 #elseif canImport(Musl)
 import Musl
 #endif

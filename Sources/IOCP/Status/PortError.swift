@@ -1,4 +1,4 @@
-public import IOUring
+internal import IOUring
 
 /// Why a call of this module did nothing: a status that the Win32 function would report, and a text that names the cause
 /// and the remedy.
