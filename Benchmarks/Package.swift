@@ -16,6 +16,7 @@ let package = Package(
     dependencies: [
         .package(name: "swift-iocp", path: ".."),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.5.0"),
         .package(url: "https://github.com/HdrHistogram/hdrhistogram-swift", from: "0.2.0"),
     ],
     targets: [
@@ -30,6 +31,7 @@ let package = Package(
                 "CBaselines",
                 .product(name: "IOCP", package: "swift-iocp"),
                 .product(name: "IOUring", package: "swift-iocp"),
+                .product(name: "SystemPackage", package: "swift-system"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],

@@ -35,12 +35,12 @@ struct ServerCommand: ParsableCommand {
         let context = try EchoServerContext(
             listener: listener, connections: connections, bufferBytes: bufferBytes, workers: workers)
         try answer(ServerPort(port: bound))
-        try startThread {
+        try WaitableThread {
             while bench_control_next(signals) == BENCH_CONTROL_MARK {
                 try? answer(context.snapshot())
             }
             context.stop()
-        }
+        }.detach()
         try serve(context)
         try answer(context.snapshot())
     }

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CBaselines
 
 /// A row without a load generator in a process of its own: prints its measurement.
 struct WorkCommand: ParsableCommand {
@@ -28,6 +29,7 @@ struct WorkCommand: ParsableCommand {
             throw ValidationError("Nothing to do is called \(row) of \(caseID).")
         }
         let settings = WorkSettings(seconds: seconds, file: file, fileBytes: fileBytes, copy: copy)
+        bench_watchdog(seconds + 50)
         try answer(work(settings))
     }
 }

@@ -1,25 +1,25 @@
 import CBaselines
 import Glibc
 
-private final class ThreadBody: Sendable {
-    let run: @Sendable () -> Void
-
-    init(_ run: @escaping @Sendable () -> Void) {
-        self.run = run
-    }
-}
-
-/// A thread that can be waited for.
-struct JoinableThread: ~Copyable, Sendable {
+/// A thread that can be waited for, once.
+final class WaitableThread: Sendable {
     private let thread: pthread_t
+
+    private final class Body: Sendable {
+        let run: @Sendable () -> Void
+
+        init(_ run: @escaping @Sendable () -> Void) {
+            self.run = run
+        }
+    }
 
     init(_ body: @escaping @Sendable () -> Void) throws {
         var thread = pthread_t()
-        let box = unsafe Unmanaged.passRetained(ThreadBody(body))
+        let box = unsafe Unmanaged.passRetained(Body(body))
         let result = unsafe pthread_create(
             &thread, nil,
             { argument in
-                unsafe Unmanaged<ThreadBody>.fromOpaque(argument!).takeRetainedValue().run()
+                unsafe Unmanaged<Body>.fromOpaque(argument!).takeRetainedValue().run()
                 return nil
             }, box.toOpaque())
         guard result == 0 else {
@@ -29,16 +29,33 @@ struct JoinableThread: ~Copyable, Sendable {
         self.thread = thread
     }
 
-    consuming func join() {
+    func join() {
         pthread_join(thread, nil)
     }
 
-    consuming func detach() {
+    /// In place of ``join()``, for a thread that lives as long as the process.
+    func detach() {
         pthread_detach(thread)
     }
 }
 
-/// A thread that lives as long as it likes.
-func startThread(_ body: @escaping @Sendable () -> Void) throws {
-    try JoinableThread(body).detach()
+/// Holds threads back until all have arrived.
+@safe
+final class StartBarrier: @unchecked Sendable {
+    // Unchecked: the barrier is made for threads, and stays where it is.
+    private let barrier: UnsafeMutablePointer<pthread_barrier_t>
+
+    init(threads: Int) {
+        unsafe barrier = .allocate(capacity: 1)
+        unsafe pthread_barrier_init(barrier, nil, UInt32(threads))
+    }
+
+    deinit {
+        unsafe pthread_barrier_destroy(barrier)
+        unsafe barrier.deallocate()
+    }
+
+    func wait() {
+        unsafe pthread_barrier_wait(barrier)
+    }
 }

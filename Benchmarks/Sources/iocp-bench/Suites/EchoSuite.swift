@@ -19,6 +19,12 @@ extension Suite {
 
     private static let echoRows = [
         Row(
+            id: "iocp", title: "this library, limit 1", role: .subject,
+            body: .server(workers: 1, LibraryEcho.serve)),
+        Row(
+            id: "iocp-2", title: "this library, limit 2, unpinned", role: .subject,
+            body: .server(workers: 2, LibraryEcho.serve)),
+        Row(
             id: "raw-uring", title: "raw liburing (C)", role: .reference,
             body: .server(workers: 1) { context in
                 try unsafe serve(context, bench_echo_uring)

@@ -16,6 +16,9 @@ extension Suite {
             operations: "reads",
             rows: [
                 Row(
+                    id: "iocp", title: "this library", role: .subject,
+                    body: .work { try LibraryFile.read($0, depth: depth) }),
+                Row(
                     id: "raw-uring", title: "raw liburing (C)", role: .reference,
                     body: .work { try unsafe read($0, depth: depth, bench_reads_uring) }),
                 Row(
@@ -30,6 +33,14 @@ extension Suite {
         title: "copy of the file, page cache to page cache, checked by checksum",
         operations: "MiB",
         rows: [
+            Row(
+                id: "iocp", title: "this library", role: .subject,
+                body: .work { settings in
+                    let measurement = try LibraryFile.copy(
+                        settings, chunkBytes: Int(copyChunkBytes), depth: Int(copyDepth))
+                    try verifyCopy(settings)
+                    return measurement
+                }),
             Row(
                 id: "raw-uring", title: "raw liburing (C)", role: .reference,
                 body: .work { settings in

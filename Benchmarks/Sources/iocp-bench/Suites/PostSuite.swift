@@ -15,6 +15,9 @@ extension Suite {
         operations: "packets",
         rows: [
             Row(
+                id: "iocp", title: "this library", role: .subject,
+                body: .work { try LibraryPost.pair($0) }),
+            Row(
                 id: "mutex", title: "mutex and ring buffer (C)", role: .reference,
                 body: .work { try unsafe run($0, bench_post_queue_pair) }),
             Row(
@@ -29,6 +32,9 @@ extension Suite {
         operations: "packets",
         rows: [
             Row(
+                id: "iocp", title: "this library", role: .subject,
+                body: .work { try LibraryPost.batch($0, size: batchSize) }),
+            Row(
                 id: "mutex", title: "mutex and ring buffer (C)", role: .reference,
                 body: .work { try unsafe run($0, bench_post_queue_batch) }),
             Row(
@@ -42,6 +48,9 @@ extension Suite {
         title: "two threads in turns",
         operations: "round trips",
         rows: [
+            Row(
+                id: "iocp", title: "this library", role: .subject,
+                body: .work { try LibraryPost.pingPong($0) }),
             Row(
                 id: "condition", title: "mutex and condition variable (C)", role: .reference,
                 body: .work { try unsafe runSampled($0, bench_post_queue_pingpong) }),
@@ -60,8 +69,13 @@ extension Suite {
         operations: "packets",
         rows: [
             Row(
+                id: "iocp", title: "this library", role: .subject,
+                body: .work {
+                    try LibraryPost.many($0, producers: producers, consumers: consumers, packets: packetsOfEach)
+                }),
+            Row(
                 id: "condition", title: "mutex and condition variable (C)", role: .reference,
-                body: .work { try unsafe run($0, bench_post_queue_many) })
+                body: .work { try unsafe run($0, bench_post_queue_many) }),
         ]
     )
 
