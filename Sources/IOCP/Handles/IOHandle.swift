@@ -98,7 +98,9 @@ public class IOHandle: @unchecked Sendable {
 
     private func release() {
         if file.releaseHandle() {
-            for operation in unsafe file.pendingOperations(where: { _ in true }) { unsafe Engine.interrupt(operation.record) }
+            for operation in unsafe file.pendingOperations(where: { _ in true }) {
+                unsafe Engine.interrupt(operation.record)
+            }
         }
         guard file.isClosing else { return }
         if let accept = file.endAwaiting() { _ = Engine.cancel(accept.operation) }
@@ -188,7 +190,9 @@ public class IOHandle: @unchecked Sendable {
     public final func cancelAll() throws(PortError) -> Int {
         let file = try opened()
         var count = 0
-        for operation in unsafe file.pendingOperations(where: { _ in true }) where Engine.cancel(operation) { count += 1 }
+        for operation in unsafe file.pendingOperations(where: { _ in true }) where Engine.cancel(operation) {
+            count += 1
+        }
         guard count > 0 else { throw PortError(.notFound, "no operation is pending on this handle") }
         return count
     }
@@ -201,7 +205,8 @@ public class IOHandle: @unchecked Sendable {
         let file = try opened()
         let me = IOThread.current.serial
         var count = 0
-        for operation in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == me }) where Engine.cancel(operation) {
+        for operation in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == me })
+        where Engine.cancel(operation) {
             count += 1
         }
         return count

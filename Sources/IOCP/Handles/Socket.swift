@@ -76,7 +76,8 @@ public final class Socket: IOHandle, @unchecked Sendable {
         }
         guard result == 0 else { throw .system(-result, "a pair of sockets cannot be made") }
         return (
-            Socket(FileObject(descriptor: pair.0, kind: style.kind)), Socket(FileObject(descriptor: pair.1, kind: style.kind))
+            Socket(FileObject(descriptor: pair.0, kind: style.kind)),
+            Socket(FileObject(descriptor: pair.1, kind: style.kind))
         )
     }
 

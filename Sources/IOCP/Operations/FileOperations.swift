@@ -25,7 +25,9 @@ extension File {
     public func allocate(
         _ operation: Operation, offset: Int64, length: Int64, keepsLength: Bool = false, start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
-        guard offset >= 0, length > 0 else { throw .invalid("a range to allocate starts at 0 or later and is not empty") }
+        guard offset >= 0, length > 0 else {
+            throw .invalid("a range to allocate starts at 0 or later and is not empty")
+        }
         return try startPlain(
             operation,
             unsafe Engine.Request(

@@ -72,7 +72,9 @@ internal import Synchronization
     }
 
     /// Bytes transferred by the last completed start. The Win32 name is `OVERLAPPED.InternalHigh`.
-    public final var bytes: Int { unsafe record.pointee.isPending ? 0 : Int(truncatingIfNeeded: record.pointee.information) }
+    public final var bytes: Int {
+        unsafe record.pointee.isPending ? 0 : Int(truncatingIfNeeded: record.pointee.information)
+    }
 
     /// Whether it has been started and has not completed. Win32: `HasOverlappedIoCompleted` is the opposite.
     public final var isPending: Bool { status == .pending }
@@ -144,6 +146,11 @@ internal import Synchronization
                 ordering: .sequentiallyConsistent
             ).exchanged
         else { throw PortError.operationInFlight }
+        // A completer declares the record idle just before it writes the status, which must not hit a new start.
+        if unsafe record.pointee.isPending {
+            unclaim()
+            throw PortError.operationInFlight
+        }
     }
 
     @inline(__always)

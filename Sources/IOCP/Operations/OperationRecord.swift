@@ -48,8 +48,8 @@ internal import Synchronization
     /// Which step of an operation of several steps is under way.
     var step: UInt8 = 0
     var flags: Flags = []
-    /// Where a zero-byte receive peeks to.
-    private var peeked: UInt8 = 0
+    /// How an eagerly started operation ended, for the starter to find.
+    var inlineStatus: UInt32 = 0
     /// Set by whoever cancels, read when the kernel says ECANCELED.
     let cancelRequested = Atomic<Bool>(false)
     /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
@@ -78,9 +78,6 @@ internal import Synchronization
         /// Claimed by a starter that is filling the record.
         static let preparing: UInt32 = 4
     }
-
-    /// Offset of `peeked`; the last byte of the record's fields would do as well, but this one has a name.
-    static let scratchOffset = 4 &+ 0
 
     static let pending: UInt32 = 0x103
     /// A customer bit that no status uses while pending.

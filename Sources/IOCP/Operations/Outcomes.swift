@@ -252,7 +252,9 @@ enum Outcomes {
         if let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket {
             _ = target.file.endAwaiting()
         }
-        guard let details = unsafe record.pointee.details, unsafe details.pointee.acceptedDescriptor >= 0 else { return }
+        guard let details = unsafe record.pointee.details, unsafe details.pointee.acceptedDescriptor >= 0 else {
+            return
+        }
         closeDescriptor(unsafe details.pointee.acceptedDescriptor)
         unsafe details.pointee.acceptedDescriptor = -1
     }

@@ -6,6 +6,8 @@ internal import IOUring
 enum Requests {
     /// The offset that says "where the descriptor stands": pipes and devices have no other.
     static let currentPosition = UInt64.max
+    /// Where zero-byte receives peek to: one byte for all of them, which nobody ever reads.
+    private nonisolated(unsafe) static let peekTarget = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
     @inline(__always)
     static func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
@@ -20,7 +22,8 @@ enum Requests {
                     descriptor, into: record.pointee.memory, count: length(record), flags: record.pointee.callFlags)
             case .send:
                 entry = unsafe .send(
-                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    descriptor,
+                    from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
                     count: length(record), flags: record.pointee.callFlags)
             case .read:
                 entry = unsafe .read(
@@ -28,7 +31,8 @@ enum Requests {
                     flags: record.pointee.callFlags)
             case .write:
                 entry = unsafe .write(
-                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    descriptor,
+                    from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
                     count: length(record), offset: offset(record), flags: record.pointee.callFlags)
             default:
                 entry = unsafe rare(record, descriptor)
@@ -84,9 +88,8 @@ enum Requests {
         case .truncate:
             return unsafe .truncate(descriptor, length: record.pointee.offset)
         case .zeroByteReceive:
-            // A peek at one byte, into a field that nobody reads: completes when there is something, and takes nothing.
-            return unsafe .receive(
-                descriptor, into: UnsafeMutableRawPointer(record) + OperationRecord.scratchOffset, count: 1, flags: Int32(MSG_PEEK))
+            // A peek at one byte: completes when there is something, and takes nothing.
+            return unsafe .receive(descriptor, into: peekTarget, count: 1, flags: Int32(MSG_PEEK))
         case .receiveMessage:
             return unsafe .receiveMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
         case .sendMessage:
@@ -109,7 +112,8 @@ enum Requests {
         case .connect:
             if unsafe record.pointee.step == 1 {
                 return unsafe .send(
-                    descriptor, from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
+                    descriptor,
+                    from: record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) },
                     count: length(record), flags: Int32(MSG_NOSIGNAL | MSG_WAITALL))
             }
             let details = unsafe record.pointee.details!

@@ -78,7 +78,8 @@ extension Socket {
         start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
         try startMessage(
-            operation, .receiveMessage, buffers ?? operation.buffer.map { [$0] } ?? [], nil, control, flags.rawValue, start)
+            operation, .receiveMessage, buffers ?? operation.buffer.map { [$0] } ?? [], nil, control, flags.rawValue,
+            start)
     }
 
     /// Starts to send from the operation's buffer.
@@ -173,7 +174,9 @@ extension Socket {
 
     // MARK: Requests
 
-    static func receiveRequest(_ file: FileObject, _ range: ByteRange, _ flags: Int32) throws(PortError) -> Engine.Request {
+    static func receiveRequest(_ file: FileObject, _ range: ByteRange, _ flags: Int32) throws(PortError)
+        -> Engine.Request
+    {
         if unsafe range.memory == nil && range.count > 0 {
             throw PortError(.accessViolation, "no memory was given for \(range.count) bytes")
         }
@@ -187,7 +190,8 @@ extension Socket {
             callFlags: flags)
     }
 
-    static func sendRequest(_ file: FileObject, _ range: ByteRange, _ flags: Int32) throws(PortError) -> Engine.Request {
+    static func sendRequest(_ file: FileObject, _ range: ByteRange, _ flags: Int32) throws(PortError) -> Engine.Request
+    {
         if unsafe range.memory == nil && range.count > 0 {
             throw PortError(.accessViolation, "no memory was given for \(range.count) bytes")
         }

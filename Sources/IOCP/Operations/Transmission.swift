@@ -61,7 +61,9 @@ enum Transmission {
                 unsafe details.pointee.transmission.left = 0
             } else {
                 unsafe details.pointee.transmission.offset += UInt64(count)
-                if unsafe details.pointee.transmission.left != .max { unsafe details.pointee.transmission.left -= count }
+                if unsafe details.pointee.transmission.left != .max {
+                    unsafe details.pointee.transmission.left -= count
+                }
                 unsafe details.pointee.transmission.inPipe += count
             }
         case drain:

@@ -134,17 +134,19 @@ enum Engine {
         _ operation: Operation, _ file: FileObject, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        let status = unsafe record.pointee.status
+        let status = unsafe CompletionStatus(rawValue: record.pointee.inlineStatus)
         let information = unsafe record.pointee.information
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let end = unsafe file.end(record)
         if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if status.isError {
             // No packet, the event stays reset, the reference of the start is given back.
+            unsafe record.pointee.state.store(status.rawValue, ordering: .releasing)
             unsafe Unmanaged.passUnretained(operation).release()
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
         operation.unclaim()
+        unsafe record.pointee.state.store(status.rawValue, ordering: .releasing)
         signal(operation, file, end)
         let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !status.isWarning  // e14
         if !suppressed, !skips, let port = unsafe end.port {
@@ -261,7 +263,7 @@ enum Engine {
         // An eager starter that has not looked yet decides by itself, unless the contract makes this outcome a pended one.
         if unsafe record.pointee.phase.load(ordering: .acquiring) == OperationRecord.Phase.issuing {
             if unsafe Outcomes.mayConcludeInline(record, status) {
-                unsafe record.pointee.state.store(status.rawValue, ordering: .releasing)
+                unsafe record.pointee.inlineStatus = status.rawValue
                 if unsafe record.pointee.phase.compareExchange(
                     expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.completedInline,
                     ordering: .sequentiallyConsistent
@@ -365,7 +367,8 @@ enum Engine {
         slot.lock.lock()
         let waited =
             unsafe slot.removeFromBacklog(record)
-            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) } ?? false
+            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) }
+                ?? false
         slot.lock.unlock()
         if waited {
             var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
@@ -376,12 +379,14 @@ enum Engine {
         }
         slot.submit()
         let identity = UInt64(UInt(bitPattern: record))
-        var result = slot.submitter.cancel(userData: identity)
+        var result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
         if result == -ENOENT {
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me)
             slot.submit()
-            if unsafe record.pointee.isPending { result = slot.submitter.cancel(userData: identity) }
+            if unsafe record.pointee.isPending {
+                result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
+            }
         }
         core.settle(slot)
         return result >= 0 || result == -ETIME || result == -EALREADY

@@ -147,6 +147,8 @@ internal import Synchronization
             let left = deadline.remaining
             if left != 0 {
                 slot.waitForCompletion(nanoseconds: left)
+            } else {
+                slot.submit()
             }
         } else {
             // Woken before it slept. What it had deferred must not be forgotten.

@@ -102,9 +102,11 @@ final class Observer: @unchecked Sendable {
         unsafe sigfillset(&all)
         unsafe pthread_sigmask(SIG_SETMASK, &all, &previous)
         var thread = pthread_t()
-        let result = unsafe pthread_create(&thread, nil, { _ in
-            Observer.shared.run()
-        }, nil)
+        let result = unsafe pthread_create(
+            &thread, nil,
+            { _ in
+                Observer.shared.run()
+            }, nil)
         unsafe pthread_sigmask(SIG_SETMASK, &previous, nil)
         precondition(result == 0, "the library's own thread could not be started; raise RLIMIT_NPROC")
         pthread_detach(thread)

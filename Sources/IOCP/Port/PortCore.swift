@@ -147,7 +147,9 @@ internal import Synchronization
         let me = IOThread.current
         if me.core === self { me.leasedSlot?.submit() }
         lock.lock()
-        if !isClosed { for slot in slots where !slot.isWatched.load(ordering: .relaxed) { absorb(slot, me, atMost: .max) } }
+        if !isClosed {
+            for slot in slots where !slot.isWatched.load(ordering: .relaxed) { absorb(slot, me, atMost: .max) }
+        }
         let count = scheduler.queued
         publish()
         unlockAndWake()
@@ -244,7 +246,8 @@ internal import Synchronization
     /// A slot that nobody leases: what it holds enters the kernel, and somebody looks when it completes.
     func settle(_ slot: Slot) {
         slot.submit()
-        if slot.owner.load(ordering: .sequentiallyConsistent) == 0, slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
+        if slot.owner.load(ordering: .sequentiallyConsistent) == 0,
+            slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
         {
             Observer.shared.arm(slot)
         }
@@ -373,15 +376,18 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched.load(ordering: .acquiring) {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched.load(ordering: .acquiring)
+        {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
-                if slot.staleTail.load(ordering: .relaxed) == unsubmitted { slot.submit() }
+                let entries = slot.entries.load(ordering: .relaxed)
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
             }
-            slot.staleTail.store(unsubmitted, ordering: .relaxed)
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else { continue }
+            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
+                continue
+            }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.submitter.completionsReady > 0 {
                 lock.lock()
@@ -444,7 +450,8 @@ internal import Synchronization
     /// waking costs more than a few completions.
     @inline(never)
     private func callForHelp(_ slot: Slot, _ me: IOThread) {
-        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < scheduler.limit else {
+        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < scheduler.limit
+        else {
             return
         }
         let now = iocp_now_ns()

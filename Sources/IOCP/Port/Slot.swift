@@ -30,8 +30,10 @@ internal import Synchronization
     let isWatched = Atomic<Bool>(false)
     /// Requests whose last completion has not been harvested.
     let inFlight = Atomic<Int>(0)
-    /// The count of unsubmitted entries at the observer's last tick.
-    let staleTail = Atomic<UInt32>(0)
+    /// How often the kernel was entered for this ring, roughly: the observer sees by it whether entries are stuck.
+    let entries = Atomic<UInt32>(0)
+    /// `entries` at the observer's last tick.
+    let entriesAtLastTick = Atomic<UInt32>(0)
 
     private var ring: Ring
     private var backlogFirst: OperationRecord.Pointer?
@@ -144,11 +146,18 @@ internal import Synchronization
     }
 
     /// Lends the ring itself, for registrations.
-    func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result {
+    func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
+    {
         try body(ring)
     }
 
     // MARK: Entering, from any thread
+
+    @inline(__always)
+    func noteEntry() {
+        // A lost increment does not matter: any change will do.
+        entries.store(entries.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+    }
 
     /// Hands everything that is queued to the kernel, and runs completion work that waits for this thread.
     ///
@@ -159,6 +168,7 @@ internal import Synchronization
             let count = submitter.unsubmitted
             let flags: EnterFlags = submitter.needsEnter ? [.getEvents] : []
             if count == 0 && flags.isEmpty { return true }
+            noteEntry()
             let result = submitter.enter(submit: count, minimumCompletions: 0, flags: flags)
             if result == -EINTR { continue }
             if result < 0 { return false }
@@ -171,6 +181,7 @@ internal import Synchronization
 extension Slot {
     /// Sleeps until the ring has a completion, submitting what it holds in the same system call.
     func waitForCompletion(nanoseconds: Int64) {
+        noteEntry()
         let flags: EnterFlags = [.getEvents]
         // One entry: the caller looks at the ring and decides whether to sleep again. Errors are told by the next entry.
         _ = submitter.enter(

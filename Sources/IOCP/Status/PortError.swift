@@ -40,7 +40,8 @@ extension PortError {
     static var operationInFlight: PortError {
         PortError(
             .invalidParameter,
-            "the operation is still in flight; wait for its packet before it is started again, or use another operation")
+            "the operation is still in flight; wait for its packet before it is started again, or use another operation"
+        )
     }
 
     static func invalid(_ reason: String) -> PortError { PortError(.invalidParameter, reason) }

@@ -1,0 +1,52 @@
+# The two commands of the README are `make run` and `make test`. Each installs liburing-dev first if it is missing.
+
+SWIFT ?= swift
+# Beside the ordinary build, so that switching does not rebuild.
+THREAD_SCRATCH = .build/thread
+ADDRESS_SCRATCH = .build/address
+RESULTS = .build/iocp-bench-results.json
+
+.PHONY: run test test-library test-examples test-thread test-address release bench-quick lint format docs setup clean
+
+setup:
+	@.ci/setup
+
+# Builds for release and runs the benchmark's default suites beside raw liburing and epoll, about a minute.
+run: setup
+	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
+	@Benchmarks/.build/release/iocp-bench --json $(RESULTS)
+
+test: setup test-library test-examples
+
+test-library:
+	$(SWIFT) test
+
+test-examples:
+	$(SWIFT) build -c release --package-path Examples
+	$(SWIFT) test --package-path Examples
+
+# The library's tests once more under each sanitizer.
+test-thread: setup
+	$(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
+
+test-address: setup
+	$(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
+
+# Everything, optimized, with warnings as errors.
+release: setup
+	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release
+	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release --package-path Examples
+	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release --package-path Benchmarks
+
+bench-quick: setup
+	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
+	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS)
+
+lint:
+	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Examples Benchmarks
+
+format:
+	$(SWIFT) format --in-place --recursive Package.swift Sources Tests Examples Benchmarks
+
+clean:
+	rm -rf .build Benchmarks/.build Examples/.build
