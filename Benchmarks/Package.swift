@@ -2,11 +2,17 @@
 import PackageDescription
 
 /// As in the library's own package: unsafe code must say so.
-let strict: [SwiftSetting] = [
+var strict: [SwiftSetting] = [
     .strictMemorySafety(),
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
+var warnings: [CSetting] = [.enableWarning("all"), .enableWarning("extra")]
+// The gate sets this; a newer compiler's warnings must not break the builds of users.
+if Context.environment["IOCP_WARNINGS_AS_ERRORS"] != nil {
+    strict.append(.treatAllWarnings(as: .error))
+    warnings.append(.treatAllWarnings(as: .error))
+}
 
 let package = Package(
     name: "swift-iocp-benchmarks",
@@ -23,6 +29,7 @@ let package = Package(
         // The rows in C, and what C measures with.
         .target(
             name: "CBaselines",
+            cSettings: warnings,
             linkerSettings: [.linkedLibrary("uring")]
         ),
         .executableTarget(
