@@ -1,0 +1,24 @@
+import CBaselines
+import Glibc
+
+/// What stops a row or the run, in words for the user.
+struct Failure: Error, CustomStringConvertible {
+    var description: String
+
+    init(_ description: String) {
+        self.description = description
+    }
+
+    init(_ doing: String, errno code: Int32) {
+        self.init("\(doing): \(unsafe String(cString: strerror(code)))")
+    }
+}
+
+/// Takes what the C side returns: a negative value is an errno.
+@discardableResult
+func check<Value: SignedInteger & FixedWidthInteger>(_ result: Value, _ doing: @autoclosure () -> String) throws
+    -> Value
+{
+    guard result >= 0 else { throw Failure(doing(), errno: Int32(truncatingIfNeeded: -result)) }
+    return result
+}
