@@ -109,10 +109,22 @@ public struct Ring: ~Copyable, @unchecked Sendable {
                     throw RingError(
                         kind: .tooOld(missing: missing.1), errno: .notSupported, operation: operation)
                 }
-                // Newer versions of liburing ask for this flag unasked, and say so here.
-                if parameters.flags & SetupFlags.noSQArray.rawValue == 0 {
-                    unsafe iou_identity_map(handle, parameters.sq_entries)
+                // Newer versions of liburing ask for this flag by themselves, and say so here.
+                if parameters.flags & SetupFlags.noSQArray.rawValue != 0 {
+                    // Versions before 2.5 do not know the flag, take the start of the shared memory for the array, and
+                    // fill it: the indices of both queues are overwritten. No such ring can be used.
+                    if unsafe handle.pointee.sq.array == nil { return unsafe (handle, parameters) }
+                    unsafe io_uring_queue_exit(handle)
+                    if !required.contains(.noSQArray) {
+                        optional.remove(.noSQArray)
+                        continue
+                    }
+                    unsafe handle.deallocate()
+                    throw RingError(
+                        kind: .tooOld(missing: "IORING_SETUP_NO_SQARRAY (liburing 2.5)"), errno: .invalidArgument,
+                        operation: operation)
                 }
+                unsafe iou_identity_map(handle, parameters.sq_entries)
                 return unsafe (handle, parameters)
             }
             if code == -EINVAL, let flag = SetupFlags.peelingOrder.first(where: { !optional.isDisjoint(with: $0) }) {

@@ -119,13 +119,16 @@ import Testing
             guard let ring = try? Ring(RingOptions(submissionEntries: 1, completionEntries: 2)) else { exit(0) }
             let memory = Memory(1 << 20)
             let vectors = unsafe [iovec(iov_base: memory.base, iov_len: 1 << 20)]
+            // Leaving by exit ends no scope, and so would let the memory go early.
             do throws(RingError) {
                 try unsafe vectors.withUnsafeBufferPointer { (buffer) throws(RingError) in
                     try unsafe ring.registerBuffers(buffer)
                 }
+                _ = memory.count
                 exit(1)
             } catch {
-                exit(error.kind == .lockedMemoryLimit ? 0 : 2)
+                _ = memory.count
+                exit(error.kind == .lockedMemoryLimit ? 0 : error.errno.rawValue)
             }
         }
     }

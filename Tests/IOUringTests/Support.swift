@@ -181,3 +181,24 @@ func filterSetup(errno code: UInt32) -> Bool {
         }
     }
 }
+
+/// A thread in an array; the other kind cannot be stored in one.
+final class JoinedThread: Sendable {
+    private let worker: Mutex<Worker?>
+    init(_ body: @escaping @Sendable () -> Void) { worker = Mutex(Worker(body)) }
+    func join() { worker.withLock { $0 = nil } }
+}
+
+/// A ring under a lock.
+final class Locked: Sendable {
+    private let ring: Mutex<Ring>
+    init(_ ring: consuming Ring) { self.ring = Mutex(ring) }
+    func withLock<Result>(_ body: (inout Ring) -> Result) -> Result { ring.withLock { ring in body(&ring) } }
+}
+
+/// Something that happened.
+final class Flag: Sendable {
+    private let value = Atomic(false)
+    var isSet: Bool { value.load(ordering: .acquiring) }
+    func set() { value.store(true, ordering: .releasing) }
+}
