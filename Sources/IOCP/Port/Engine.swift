@@ -244,6 +244,8 @@ enum Engine {
                 Outcomes.closeDescriptor(auxiliary)
             }
             if rearms {
+                // What came before the end was asked for is delivered; then the record comes round to see the reason.
+                if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
                 unsafe slot.push(record)
                 pushed = true
             }
@@ -367,8 +369,8 @@ enum Engine {
         slot.lock.lock()
         let waited =
             unsafe slot.removeFromBacklog(record)
-            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) }
-                ?? false
+            || (record.pointee.kind == .receiveContinuously
+                && record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) })
         slot.lock.unlock()
         if waited {
             var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
