@@ -63,12 +63,23 @@ public enum HandleKind: UInt8, Sendable {
 
     deinit {
         if descriptor >= 0 { Glibc.close(descriptor) }
+        port?.removeFile()
     }
 
     // MARK: Association
 
     /// Binds the file object to a port, once for its life (a4).
     func associate(_ port: PortCore, key: UInt) throws(PortError) {
+        try port.addFile()
+        do throws(PortError) {
+            try bind(port, key)
+        } catch {
+            port.removeFile()
+            throw error
+        }
+    }
+
+    private func bind(_ port: PortCore, _ key: UInt) throws(PortError) {
         lock.lock()
         guard !closed else {
             lock.unlock()
@@ -113,7 +124,7 @@ public enum HandleKind: UInt8, Sendable {
     ///
     /// Returns the port whose rings are to carry it; nil if the object is not associated yet.
     @inline(__always)
-    func begin(_ record: OperationRecord.Pointer) throws(PortError) -> PortCore? {
+    func begin(_ record: OperationRecord.Pointer) throws(PortError) -> Unmanaged<PortCore>? {
         lock.lock()
         guard !closed else {
             lock.unlock()
@@ -124,9 +135,9 @@ public enum HandleKind: UInt8, Sendable {
         unsafe record.pointee.previous = nil
         unsafe first?.pointee.previous = record
         unsafe pending = record
-        let port = self.port
+        let port = unsafe self.port.map { unsafe Unmanaged.passUnretained($0) }
         lock.unlock()
-        return port
+        return unsafe port
     }
 
     @safe struct Completion {

@@ -54,7 +54,7 @@ enum Engine {
         _ operation: Operation, on file: FileObject, _ request: Request, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        let me = IOThread.current
+        let me = unsafe IOThread.currentReference
         unsafe record.pointee.kind = request.kind
         unsafe record.pointee.memory = request.memory
         unsafe record.pointee.length = request.length
@@ -63,7 +63,7 @@ enum Engine {
         unsafe record.pointee.progress = 0
         unsafe record.pointee.step = 0
         unsafe record.pointee.information = 0
-        unsafe record.pointee.thread = me.serial
+        unsafe record.pointee.thread = me._withUnsafeGuaranteedRef { $0.serial }
         var flags = unsafe record.pointee.flags.intersection(.suppressPacket)
         if request.continuous { flags.insert(.continuous) }
         if request.alwaysPends { flags.insert(.alwaysPends) }
@@ -72,18 +72,24 @@ enum Engine {
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
 
-        let core: PortCore
-        if let port = unsafe try file.begin(record) {
-            core = port
-        } else {
-            do throws(PortError) {
-                core = try unassociated.get()
-            } catch {
-                _ = unsafe file.end(record)
-                throw error
+        // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
+        let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
+        let core: Unmanaged<PortCore>
+        do throws(PortError) {
+            if let port = unsafe try file.begin(record) {
+                unsafe core = port
+            } else {
+                do throws(PortError) {
+                    unsafe core = try Unmanaged.passUnretained(unassociated.get())
+                } catch {
+                    _ = unsafe file.end(record)
+                    throw error
+                }
             }
+        } catch {
+            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
+            throw error
         }
-        unsafe record.pointee.state.store(OperationRecord.pending, ordering: .releasing)
         unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
         file.resetSignal()
         unsafe record.pointee.phase.store(
@@ -91,19 +97,20 @@ enum Engine {
         // Given back with the packet, or when the packet is suppressed or discarded.
         _ = unsafe Unmanaged.passRetained(operation)
 
-        var own: Slot?
-        if me.core === core { own = me.leasedSlot }
-        let slot = own ?? core.foreignSlot()
-        slot.lock.lock()
-        unsafe slot.push(record)
-        unsafe record.pointee.isQueued.store(true, ordering: .releasing)
-        slot.lock.unlock()
-
-        if start == .deferred, own != nil {
+        let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
+        let slot = unsafe own ?? Unmanaged.passUnretained(core._withUnsafeGuaranteedRef { $0.foreignSlot() })
+        unsafe slot._withUnsafeGuaranteedRef { slot in
+            slot.lock.lock()
+            unsafe slot.push(record)
+            unsafe record.pointee.isQueued.store(true, ordering: .releasing)
+            slot.lock.unlock()
+        }
+        if start == .deferred, unsafe own != nil {
             Observer.noteDeferral()
             return .pending
         }
-        return try enter(operation, slot, core, file, start, me)
+        return unsafe try enter(
+            operation, slot.takeUnretainedValue(), core.takeUnretainedValue(), file, start, me.takeUnretainedValue())
     }
 
     /// The part of a start that enters the kernel at once.

@@ -14,12 +14,14 @@ internal import Synchronization
     let serial: UInt32
 
     /// The port that the thread is tied to (d4). Only the thread itself touches it.
-    var core: PortCore?
+    private(set) var core: PortCore?
+    /// The same as an address, to compare without counting references.
+    private var coreAddress: UnsafeMutableRawPointer?
     /// The scheduler's part, under the port's lock.
     let state: ThreadState.Pointer
     /// The slot that the thread leases or leased last; `slot.owner` says whether it still does. Changed by others only
     /// under the port's lock while this thread waits.
-    unowned(unsafe) var slot: Slot?
+    var slotReference: Unmanaged<Slot>?
 
     enum Delivery {
         case none
@@ -93,17 +95,47 @@ internal import Synchronization
             // The thread ends, however it ends: its place, its ring and its operations go on without it (d14, e34).
             let thread = unsafe Unmanaged<IOThread>.fromOpaque(pointer!).takeRetainedValue()
             thread.core?.leave(thread)
-            thread.core = nil
+            thread.tie(to: nil)
             thread.buryDead()
         }
         return thread
     }
 
+    func tie(to core: PortCore?) {
+        self.core = core
+        unsafe coreAddress = core.map { unsafe Unmanaged.passUnretained($0).toOpaque() }
+    }
+
+    @inline(__always)
+    func isTied(to core: PortCore) -> Bool {
+        unsafe coreAddress == Unmanaged.passUnretained(core).toOpaque()
+    }
+
+    @inline(__always)
+    func isTied(to core: Unmanaged<PortCore>) -> Bool {
+        unsafe coreAddress == core.toOpaque()
+    }
+
+    /// The calling thread, uncounted: it outlives every use by itself.
+    @inline(__always)
+    static var currentReference: Unmanaged<IOThread> {
+        if let known = unsafe iocp_tls_get() { return unsafe Unmanaged<IOThread>.fromOpaque(known) }
+        return unsafe Unmanaged.passUnretained(makeCurrent())
+    }
+
+    /// The slot, if the thread leases it now, uncounted: its port outlives the lease.
+    @inline(__always)
+    var leasedReference: Unmanaged<Slot>? {
+        guard let reference = unsafe slotReference,
+            unsafe reference._withUnsafeGuaranteedRef({ $0.owner.load(ordering: .relaxed) }) == serial
+        else { return nil }
+        return unsafe reference
+    }
+
     /// The slot, if the thread leases it now.
     @inline(__always)
     var leasedSlot: Slot? {
-        guard let slot = unsafe slot, slot.owner.load(ordering: .relaxed) == serial else { return nil }
-        return slot
+        unsafe leasedReference?.takeUnretainedValue()
     }
 
     static func from(_ state: ThreadState.Pointer) -> IOThread {

@@ -25,6 +25,8 @@ internal import Synchronization
     private(set) var slots: [Slot] = []
     /// Open references to the port (f2), and whether all are gone.
     private var references = 1
+    /// File objects that are associated with the port.
+    private var files = 0
     private var isClosed = false
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
@@ -58,7 +60,6 @@ internal import Synchronization
     }
 
     deinit {
-        Observer.shared.forget(slots)
         while packets.count > 0 {
             Engine.discard(packets.removeFirst(), graveyard: IOThread.current)
         }
@@ -83,6 +84,7 @@ internal import Synchronization
             lock.unlock()
             return
         }
+        let isRetired = files == 0
         isClosed = true
         closedMirror.store(true, ordering: .sequentiallyConsistent)
         while let waiter = unsafe scheduler.abandonNext() {
@@ -102,7 +104,25 @@ internal import Synchronization
         unlockAndWake()
         if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
+        if isRetired { Observer.shared.forget(self) }
         me.buryDead()
+    }
+
+    /// A file object is associated: its operations keep the port alive, and observed, after the last reference (f1).
+    func addFile() throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isClosed else { throw .portClosed }
+        files += 1
+    }
+
+    /// It is gone, with all of its operations.
+    func removeFile() {
+        lock.lock()
+        files -= 1
+        let isRetired = files == 0 && isClosed
+        lock.unlock()
+        if isRetired { Observer.shared.forget(self) }
     }
 
     // MARK: Posting
@@ -116,7 +136,7 @@ internal import Synchronization
             throw .portClosed
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.core === self, let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
+        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
             absorb(slot, me, atMost: .max)
         }
         let wakesWatchers = insert(entry)
@@ -153,7 +173,7 @@ internal import Synchronization
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
     var depth: Int {
         let me = IOThread.current
-        if me.core === self { me.leasedSlot?.submit() }
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         if !isClosed {
             for slot in slots where !slot.isWatched.load(ordering: .relaxed) { absorb(slot, me, atMost: .max) }
@@ -206,7 +226,8 @@ internal import Synchronization
     /// Gives the thread a slot of its own if there is one: the one it had, a free one, or one whose leaseholder sleeps.
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
-        if let last = unsafe thread.slot, unsafe last.core === self, last.owner.load(ordering: .relaxed) == 0 {
+        if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
+            last.owner.load(ordering: .relaxed) == 0 {
             grant(last, to: thread)
             return
         }
@@ -240,7 +261,7 @@ internal import Synchronization
     private func grant(_ slot: Slot, to thread: IOThread) {
         unsafe slot.leaseholder = Unmanaged.passUnretained(thread)
         slot.owner.store(thread.serial, ordering: .sequentiallyConsistent)
-        unsafe thread.slot = slot
+        unsafe thread.slotReference = Unmanaged.passUnretained(slot)
     }
 
     /// Takes the thread's slot away. Returns it: it is to be settled without the lock.
@@ -268,7 +289,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        unsafe thread.slot = nil
+        unsafe thread.slotReference = nil
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -370,7 +391,7 @@ internal import Synchronization
 
     /// A look at every ring on behalf of somebody who waits for a completion and not for a packet.
     func progress(_ me: IOThread) {
-        if me.core === self { me.leasedSlot?.submit() }
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         for slot in slots where !slot.isWatched.load(ordering: .relaxed) && slot.submitter.completionsReady > 0 {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
@@ -420,22 +441,27 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let me = IOThread.current
-        // The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
-        if me.core === self, let slot = me.leasedSlot, queuedMirror.load(ordering: .relaxed) == 0,
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        if count > 0 { return .packets(count) }
+        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
+    }
+
+    /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
+    @inline(__always)
+    private func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, queuedMirror.load(ordering: .relaxed) == 0,
             runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
-        {
-            if slot.submitter.completionsReady > 0 || slot.submitter.needsEnter {
-                slot.submit()
-                let count = unsafe harvestDirectly(slot, into: out, me)
-                if count > 0 {
-                    if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
-                    Observer.shared.noteDeparture()
-                    return .packets(count)
-                }
+        else { return 0 }
+        return unsafe slot._withUnsafeGuaranteedRef { slot in
+            guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            slot.submit()
+            let count = unsafe harvestDirectly(slot, into: out, me)
+            if count > 0 {
+                if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
+                Observer.noteDeparture()
             }
+            return count
         }
-        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, me)
     }
 
     @inline(__always)
@@ -477,17 +503,17 @@ internal import Synchronization
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
         guard !closedMirror.load(ordering: .relaxed) else { throw .portClosed }
-        if me.core !== self {
+        if !me.isTied(to: self) {
             // b21: before the thread is tied to the port, its calls come first, and do not tie it.
             if alertable, me.hasCalls {
                 IOThread.runQueuedCalls()
                 return .callsRan
             }
             me.core?.leave(me)
-            me.core = self
+            me.tie(to: self)
         }
-        if let slot = me.leasedSlot, deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
-            slot.submit()
+        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+            unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
 
         lock.lock()
@@ -496,14 +522,14 @@ internal import Synchronization
             throw .portClosed
         }
         unsafe scheduler.beginRemoval(me.state)
-        if me.leasedSlot == nil { _ = leaseFree(for: me) }
+        if unsafe me.leasedReference == nil { _ = leaseFree(for: me) }
         collect(me, atMost: out.count)
         if unsafe scheduler.take(me.state) {
             let count = unsafe fill(out, first: packets.removeFirst())
             redistribute()
             unlockAndWake()
             me.buryDead()
-            Observer.shared.noteDeparture()
+            Observer.noteDeparture()
             return .packets(count)
         }
         if alertable, me.hasCalls {
@@ -526,7 +552,7 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = me.leasedSlot { gather(own, me, atMost: most) }
+        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
         if scheduler.queued > 0 || slots.count == 1 { return }
         for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched.load(ordering: .acquiring) {
             if gather(slot, me, atMost: most) > 0 { return }
@@ -571,7 +597,7 @@ internal import Synchronization
                     redistribute()
                     unlockAndWake()
                     if !me.graveyard.isEmpty { me.buryDead() }
-                    Observer.shared.noteDeparture()
+                    Observer.noteDeparture()
                     return .packets(count)
                 }
                 redistribute()
@@ -598,7 +624,7 @@ internal import Synchronization
                 let count = unsafe fill(out, first: entry)
                 publish()
                 unlockAndWake()
-                Observer.shared.noteDeparture()
+                Observer.noteDeparture()
                 return .packets(count)
             case .calls:
                 me.delivery = .none
