@@ -11,8 +11,17 @@ internal import Synchronization
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
     let lock = FutexLock()
-    private var scheduler: Scheduler
-    private var packets = PacketQueue()
+    let limit: Int
+    private let guardedScheduler: Guarded<Scheduler>
+    private let guardedPackets = Guarded(PacketQueue())
+    private var scheduler: Scheduler {
+        @inline(__always) _read { yield guardedScheduler.value }
+        @inline(__always) _modify { yield &guardedScheduler.value }
+    }
+    private var packets: PacketQueue {
+        @inline(__always) _read { yield guardedPackets.value }
+        @inline(__always) _modify { yield &guardedPackets.value }
+    }
     private(set) var slots: [Slot] = []
     /// Open references to the port (f2), and whether all are gone.
     private var references = 1
@@ -35,10 +44,9 @@ internal import Synchronization
     /// When a drowning slot last called for help, in nanoseconds.
     private var lastHelp: Int64 = 0
 
-    var limit: Int { scheduler.limit }
-
     init(limit: Int, slotCount: Int, options: RingOptions) throws(PortError) {
-        scheduler = Scheduler(limit: limit)
+        self.limit = limit
+        guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
                 slots.append(try Slot(of: self, index: index, options: options))
@@ -415,7 +423,7 @@ internal import Synchronization
         let me = IOThread.current
         // The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
         if me.core === self, let slot = me.leasedSlot, queuedMirror.load(ordering: .relaxed) == 0,
-            runningMirror.load(ordering: .relaxed) <= scheduler.limit, !closedMirror.load(ordering: .relaxed)
+            runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
         {
             if slot.submitter.completionsReady > 0 || slot.submitter.needsEnter {
                 slot.submit()
@@ -450,7 +458,7 @@ internal import Synchronization
     /// waking costs more than a few completions.
     @inline(never)
     private func callForHelp(_ slot: Slot, _ me: IOThread) {
-        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < scheduler.limit
+        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit
         else {
             return
         }

@@ -35,7 +35,11 @@ internal import Synchronization
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
 
-    private var ring: Ring
+    private let guardedRing: Guarded<Ring>
+    private var ring: Ring {
+        @inline(__always) _read { yield guardedRing.value }
+        @inline(__always) _modify { yield &guardedRing.value }
+    }
     private var backlogFirst: OperationRecord.Pointer?
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
@@ -47,8 +51,9 @@ internal import Synchronization
         unsafe self.core = core
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
-        ring = try Ring(options)
+        let ring = try Ring(options)
         submitter = ring.submitter
+        guardedRing = Guarded(ring)
     }
 
     var fileDescriptor: Int32 { submitter.fileDescriptor }
