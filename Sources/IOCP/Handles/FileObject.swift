@@ -146,11 +146,15 @@ public enum HandleKind: UInt8, Sendable {
         var modes: NotificationModes
         /// The object kept itself alive for its pending operations and this was the last: release it when no lock is held.
         var drained: Bool
+        /// A thread sleeps on the operation's state.
+        var isAwaited = false
     }
 
-    /// Takes an operation out of the pending ones and says where its packet goes.
+    /// Takes an operation out of the pending ones, writes its status and says where its packet goes.
+    ///
+    /// Signals the object, if that is wanted, within the lock: after it, a close may be the end of the object.
     @inline(__always)
-    func end(_ record: OperationRecord.Pointer) -> Completion {
+    func end(_ record: OperationRecord.Pointer, status: UInt32, signals: Bool) -> Completion {
         lock.lock()
         let next = unsafe record.pointee.next
         let previous = unsafe record.pointee.previous
@@ -162,9 +166,11 @@ public enum HandleKind: UInt8, Sendable {
         unsafe next?.pointee.previous = previous
         let drained = unsafe keepsItself && pending == nil
         if drained { keepsItself = false }
+        let before = unsafe record.pointee.state.exchange(status, ordering: .sequentiallyConsistent)
+        if signals, !modes.contains(.skipSetEventOnHandle) { setSignal() }  // e10
         let result = unsafe Completion(
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
-            drained: drained)
+            drained: drained, isAwaited: before & OperationRecord.waiterBit != 0)
         lock.unlock()
         return result
     }

@@ -103,7 +103,7 @@ public final class BufferGroup: @unchecked Sendable {
         part.slot.lock.unlock()
         if resumed {
             // The request waits in a ring whose thread may be anywhere.
-            if IOThread.current.leasedSlot === part.slot { Observer.noteDeferral() } else { core.settle(part.slot) }
+            if IOThread.current.leasedSlot === part.slot { Observer.noteDeparture() } else { core.settle(part.slot) }
         }
     }
 

@@ -93,6 +93,12 @@ internal import Synchronization
         return raw & ~Self.waiterBit == Self.pending ? .pending : CompletionStatus(rawValue: raw)
     }
 
+    /// Whether the status is written and the record will be idle in a moment.
+    var isCompleting: Bool {
+        let now = phase.load(ordering: .acquiring)
+        return now != Phase.preparing && !isPending
+    }
+
     var isPending: Bool { state.load(ordering: .acquiring) & ~Self.waiterBit == Self.pending }
 }
 

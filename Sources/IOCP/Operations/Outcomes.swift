@@ -242,20 +242,26 @@ enum Outcomes {
         switch code {
         case ECANCELED:
             if let stop = unsafe interruption(record) {
-                unsafe dropAccepted(record)
+                unsafe dropHeld(record)
                 return .finished(stop, progress)
             }
             // Nobody asked for it: the thread that submitted the request has exited. On Windows the operation goes on if
             // its handle is bound to a port (e34), and ends with the thread if not (e35).
             if unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.association != nil }) { return .again }
-            unsafe dropAccepted(record)
+            unsafe dropHeld(record)
             return .finished(.cancelled, progress)
         case EINTR:
-            if let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            if let stop = unsafe interruption(record) {
+                unsafe dropHeld(record)
+                return .finished(stop, progress)
+            }
             return .again
         case EAGAIN where unsafe !record.pointee.flags.contains(.polling):
             // Somebody made the descriptor non-blocking behind our back: wait for readiness, then try again.
-            if let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            if let stop = unsafe interruption(record) {
+                unsafe dropHeld(record)
+                return .finished(stop, progress)
+            }
             unsafe record.pointee.flags.insert(.polling)
             return .again
         case ENOBUFS where unsafe record.pointee.kind == .receiveContinuously:
@@ -267,10 +273,12 @@ enum Outcomes {
             // A peer that gave up before it was accepted ends nothing.
             return .again
         default:
-            unsafe dropAccepted(record)
-            if unsafe record.pointee.kind == .transmitFile { unsafe record.pointee.details!.pointee.closePipe() }
+            unsafe dropHeld(record)
             if code == ECONNRESET { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() } }
-            if code == EPIPE, let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            // The next step of an operation whose handle was closed meanwhile finds no descriptor (EBADF).
+            if code == EPIPE || code == EBADF, let stop = unsafe interruption(record) {
+                return .finished(stop, progress)
+            }
             return unsafe .finished(status(record, ofErrno: code), progress)
         }
     }
@@ -316,6 +324,12 @@ enum Outcomes {
         case (.stream, _): return .connectionAborted  // e29
         default: return .cancelled
         }
+    }
+
+    /// Lets go of what an operation of several steps holds between them.
+    static func dropHeld(_ record: OperationRecord.Pointer) {
+        if unsafe record.pointee.kind == .transmitFile { unsafe record.pointee.details!.pointee.closePipe() }
+        unsafe dropAccepted(record)
     }
 
     private static func dropAccepted(_ record: OperationRecord.Pointer) {

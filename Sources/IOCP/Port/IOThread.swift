@@ -41,12 +41,12 @@ internal import Synchronization
         static let awake: UInt32 = 0
         static let woken: UInt32 = 1
         static let parked: UInt32 = 2
+        /// From here on: asleep in the ring of the slot with that number, less this. One word says both, so that a
+        /// waker cannot pair the sleep of now with the slot of before.
         static let inRing: UInt32 = 3
     }
 
     private let parking = Atomic<UInt32>(Parking.awake)
-    /// The slot in whose ring it sleeps, valid while `parking` is `inRing`.
-    private unowned(unsafe) var sleepingSlot: Slot?
 
     /// Room for harvested packets: a page, used by this thread only.
     let scratch: UnsafeMutablePointer<PacketEntry>
@@ -61,6 +61,14 @@ internal import Synchronization
     /// The port in whose alertable dequeue the thread sleeps, or nil; under `callsLock`.
     private var alertableCore: PortCore?
     private var isSleepingAlertably = false
+
+    /// Files without a port that the thread has started operations on: these end with it (e35).
+    private var unassociated: [ObjectIdentifier: WeakFile] = [:]
+    private var unassociatedPruneCount = 64
+
+    private struct WeakFile {
+        weak var file: FileObject?
+    }
 
     private static let nextSerial = Atomic<UInt32>(1)
 
@@ -96,6 +104,7 @@ internal import Synchronization
             let thread = unsafe Unmanaged<IOThread>.fromOpaque(pointer!).takeRetainedValue()
             thread.core?.leave(thread)
             thread.tie(to: nil)
+            Engine.cancelUnassociated(thread.unassociated.values.compactMap { $0.file }, startedBy: thread.serial)
             thread.buryDead()
         }
         return thread
@@ -142,6 +151,14 @@ internal import Synchronization
         unsafe Unmanaged<IOThread>.fromOpaque(state.pointee.owner).takeUnretainedValue()
     }
 
+    func noteUnassociated(_ file: FileObject) {
+        if unassociated.count >= unassociatedPruneCount {
+            unassociated = unassociated.filter { $0.value.file?.association == nil && $0.value.file != nil }
+            unassociatedPruneCount = max(64, unassociated.count * 2)
+        }
+        unassociated[ObjectIdentifier(file)] = WeakFile(file: file)
+    }
+
     func buryDead() {
         while !graveyard.isEmpty {
             // Letting go may run code of the user's, which may come back here.
@@ -153,8 +170,9 @@ internal import Synchronization
 
     // MARK: Sleeping and waking
 
-    /// Sleeps until woken or until the deadline. Returns at once if woken already.
-    func park(_ deadline: Deadline) {
+    /// Sleeps until woken or until the deadline. Returns whether it was woken, at once if it was already.
+    @discardableResult
+    func park(_ deadline: Deadline) -> Bool {
         if parking.compareExchange(
             expected: Parking.awake, desired: Parking.parked, ordering: .sequentiallyConsistent
         ).exchanged {
@@ -164,17 +182,22 @@ internal import Synchronization
                 futexWait(parking, while: Parking.parked, nanoseconds: left)
             }
         }
-        parking.store(Parking.awake, ordering: .sequentiallyConsistent)
+        return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
     }
+
+    /// Waits for the wake-up of a delivery that the thread has seen before its waker came to waking it.
+    ///
+    /// Each delivery has one wake-up, and the thread must not leave its wait before: it would be taken for the next
+    /// wait, elsewhere perhaps, and the waker still follows `nextToWake`.
+    func awaitWakeUp() { park(.never) }
 
     /// Sleeps in a slot's ring, submitting what it holds on the way, until a completion, a wake-up or the deadline.
     ///
-    /// Returns the kernel's word: negative errno, -ETIME after the deadline.
-    func sleep(in slot: Slot, _ deadline: Deadline) {
-        unsafe sleepingSlot = slot
-        slot.isWatched.store(true, ordering: .sequentiallyConsistent)
+    /// Returns whether it was woken.
+    func sleep(in slot: Slot, _ deadline: Deadline) -> Bool {
+        slot.sleepers.add(1, ordering: .sequentiallyConsistent)
         if parking.compareExchange(
-            expected: Parking.awake, desired: Parking.inRing, ordering: .sequentiallyConsistent
+            expected: Parking.awake, desired: Parking.inRing + UInt32(slot.index), ordering: .sequentiallyConsistent
         ).exchanged {
             let left = deadline.remaining
             if left != 0 {
@@ -186,17 +209,18 @@ internal import Synchronization
             // Woken before it slept. What it had deferred must not be forgotten.
             slot.submit()
         }
-        slot.isWatched.store(false, ordering: .sequentiallyConsistent)
-        parking.store(Parking.awake, ordering: .sequentiallyConsistent)
+        slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
+        return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
     }
 
-    /// Ends the thread's wait. Called without locks, after `delivery` was set under the port's lock.
-    func wake() {
-        let sleeper = unsafe sleepingSlot
-        switch parking.exchange(Parking.woken, ordering: .sequentiallyConsistent) {
-        case Parking.parked: futexWake(parking, count: 1)
-        case Parking.inRing: sleeper?.wakeSleeper()
-        default: break
+    /// Ends the thread's wait, in the port if it is one for packets. Called without the port's lock, once for each
+    /// `delivery` that was set under it.
+    func wake(in core: PortCore? = nil) {
+        let before = parking.exchange(Parking.woken, ordering: .sequentiallyConsistent)
+        if before == Parking.parked {
+            futexWake(parking, count: 1)
+        } else if before >= Parking.inRing {
+            core?.slots[Int(before - Parking.inRing)].wakeSleeper()
         }
     }
 
@@ -225,13 +249,10 @@ internal import Synchronization
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)
         let core = alertableCore
-        let asleep = isSleepingAlertably
+        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one.
+        if core == nil, isSleepingAlertably { wake() }
         callsLock.unlock()
-        if let core {
-            core.interrupt(self)
-        } else if asleep {
-            wake()
-        }
+        core?.interrupt(self)
     }
 
     var hasCalls: Bool { callCount.load(ordering: .sequentiallyConsistent) > 0 }
@@ -285,6 +306,8 @@ internal import Synchronization
                 thread.callsLock.unlock()
                 if sleeps { thread.park(deadline) }
                 thread.endAlertable()
+                // One that came after the time was up.
+                thread.parking.store(Parking.awake, ordering: .sequentiallyConsistent)
                 if deadline.remaining == 0 { break }
             }
         }

@@ -72,7 +72,8 @@ final class Observer: @unchecked Sendable {
         if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
     }
 
-    /// A thread has deferred an entry. The lock that it released just before orders the entry before this look.
+    /// A thread has deferred an entry, or gone out into user code. The lock that it released just before orders that
+    /// before this look.
     @inline(__always)
     static func noteDeferral() {
         if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }

@@ -12,6 +12,8 @@ internal import Synchronization
 
     let lock = FutexLock()
     let limit: Int
+    /// Whether it carries the operations of files that have no port, or had none when they were started.
+    let isHomeless: Bool
     private let guardedScheduler: Guarded<Scheduler>
     private let guardedPackets = Guarded(PacketQueue())
     private var scheduler: Scheduler {
@@ -46,8 +48,9 @@ internal import Synchronization
     /// When a drowning slot last called for help, in nanoseconds.
     private var lastHelp: Int64 = 0
 
-    init(limit: Int, slotCount: Int, options: RingOptions) throws(PortError) {
+    init(limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false) throws(PortError) {
         self.limit = limit
+        self.isHomeless = isHomeless
         guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
@@ -176,7 +179,7 @@ internal import Synchronization
         if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         if !isClosed {
-            for slot in slots where !slot.isWatched.load(ordering: .relaxed) { absorb(slot, me, atMost: .max) }
+            for slot in slots where !slot.isWatched { absorb(slot, me, atMost: .max) }
         }
         let count = scheduler.queued
         publish()
@@ -206,7 +209,7 @@ internal import Synchronization
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
             unsafe thread.nextToWake = nil
-            thread.wake()
+            thread.wake(in: self)
         }
     }
 
@@ -316,6 +319,7 @@ internal import Synchronization
         }
         publish()
         lock.unlock()
+        Observer.noteDeparture()
     }
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.
@@ -389,11 +393,12 @@ internal import Synchronization
         }
     }
 
-    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet.
-    func progress(_ me: IOThread) {
+    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet. Rings in which a
+    /// thread sleeps are left to it, but for one that the caller needs to know about now.
+    func progress(_ me: IOThread, including wanted: Slot? = nil) {
         if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where !slot.isWatched.load(ordering: .relaxed) && slot.submitter.completionsReady > 0 {
+        for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
@@ -405,8 +410,7 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched.load(ordering: .acquiring)
-        {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
@@ -537,6 +541,7 @@ internal import Synchronization
             publish()
             unlockAndWake()
             me.buryDead()
+            Observer.noteDeparture()
             IOThread.runQueuedCalls()
             return .callsRan
         }
@@ -545,6 +550,7 @@ internal import Synchronization
             publish()
             unlockAndWake()
             me.buryDead()
+            Observer.noteDeparture()
             return .timedOut
         }
         return unsafe try wait(into: out, deadline, alertable: alertable, me)
@@ -554,7 +560,7 @@ internal import Synchronization
     private func collect(_ me: IOThread, atMost most: Int) {
         if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched.load(ordering: .acquiring) {
+        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }
@@ -582,8 +588,9 @@ internal import Synchronization
             if !me.graveyard.isEmpty { me.buryDead() }
 
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
+            var wasWoken = false
             if mayBeInterrupted {
-                if let slot { me.sleep(in: slot, deadline) } else { me.park(deadline) }
+                if let slot { wasWoken = me.sleep(in: slot, deadline) } else { wasWoken = me.park(deadline) }
             }
             if alertable { me.endAlertable() }
 
@@ -609,6 +616,7 @@ internal import Synchronization
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
+                    Observer.noteDeparture()
                     IOThread.runQueuedCalls()
                     return .callsRan
                 }
@@ -616,6 +624,7 @@ internal import Synchronization
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
+                    Observer.noteDeparture()
                     return .timedOut
                 }
                 if me.leasedSlot == nil { _ = leaseFree(for: me) }
@@ -624,16 +633,20 @@ internal import Synchronization
                 let count = unsafe fill(out, first: entry)
                 publish()
                 unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
                 Observer.noteDeparture()
                 return .packets(count)
             case .calls:
                 me.delivery = .none
                 unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
                 IOThread.runQueuedCalls()
                 return .callsRan
             case .abandoned:
                 me.delivery = .none
                 unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
                 throw .abandoned
             }
         }
@@ -676,9 +689,10 @@ internal import Synchronization
 
     // MARK: Submitting
 
-    /// The slot for a thread that leases none: one that somebody watches or will come back to, each in turn.
+    /// The slot for a thread that leases none: one that somebody watches or will come back to, else each in turn.
     func foreignSlot() -> Slot {
         if slots.count == 1 { return slots[0] }
+        for slot in slots where slot.isWatched { return slot }
         for slot in slots where slot.owner.load(ordering: .relaxed) != 0 { return slot }
         return slots[Int(nextForeignSlot.wrappingAdd(1, ordering: .relaxed).oldValue) % slots.count]
     }
