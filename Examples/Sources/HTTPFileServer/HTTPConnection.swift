@@ -9,8 +9,6 @@ final class HTTPConnection: Connection, @unchecked Sendable {
     /// The bytes of `requests` that have come and are not answered: a part of a request, or several of them.
     private var unread = 0..<0
     private var keepsAlive = true
-    /// The last response is out; what still comes is thrown away.
-    private var isLingering = false
     /// The file that is being sent, and what of it comes after the operation in flight.
     private var body: (file: File, offset: Int64, left: Int64)?
     /// Bytes of the operation in flight.
@@ -32,7 +30,6 @@ final class HTTPConnection: Connection, @unchecked Sendable {
     override func received(_ count: Int) throws(PortError) {
         // Every request that came complete has been answered by now.
         guard count > 0 else { return end() }
-        if isLingering { return try lingerOn() }
         unread = unread.lowerBound..<(unread.upperBound + count)
         try answerNext()
     }
@@ -41,7 +38,7 @@ final class HTTPConnection: Connection, @unchecked Sendable {
         // The file has become shorter since its length was announced: the client must not take what follows for its rest.
         guard count == expected else { return end() }
         if try sendMore() { return }
-        if keepsAlive { try answerNext() } else { try linger() }
+        if keepsAlive { try answerNext() } else { try finish() }
     }
 
     /// Answers the next request that is there completely, or receives more.
@@ -171,17 +168,5 @@ final class HTTPConnection: Connection, @unchecked Sendable {
         try? file.close()
         body = nil
         return false
-    }
-
-    /// Ends our side and waits for the client to end its own. Closing at once, while something of the client's is unread,
-    /// would reset the connection, and the client could lose the last response.
-    private func linger() throws(PortError) {
-        isLingering = true
-        try socket.shutdown(.sending)
-        try lingerOn()
-    }
-
-    private func lingerOn() throws(PortError) {
-        try socket.receive(self)
     }
 }
