@@ -18,6 +18,7 @@ let package = Package(
     dependencies: [
         .package(name: "swift-iocp", path: ".."),
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.5.0"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.5.0"),
     ],
     targets: [
         // What the servers share: options, connections, the worker pool, the graceful stop.
@@ -30,7 +31,11 @@ let package = Package(
             swiftSettings: strict
         ),
         .executableTarget(name: "EchoServer", dependencies: ["ExampleSupport"], swiftSettings: strict),
-        .executableTarget(name: "HTTPFileServer", dependencies: ["ExampleSupport"], swiftSettings: strict),
+        .executableTarget(
+            name: "HTTPFileServer",
+            dependencies: ["ExampleSupport", .product(name: "SystemPackage", package: "swift-system")],
+            swiftSettings: strict
+        ),
         .executableTarget(name: "RESPServer", dependencies: ["ExampleSupport"], swiftSettings: strict),
         // Drives the built executables as child processes.
         .testTarget(

@@ -18,6 +18,8 @@ open class Connection: HandledOperation, @unchecked Sendable {
     public let socket: Socket
     public let server: Server
     public let reply: ReplyOperation
+    /// The last reply is out; what still comes is thrown away.
+    private var isFinishing = false
 
     /// - Parameters:
     ///   - socket: accepted, and associated with the server's port.
@@ -45,7 +47,10 @@ open class Connection: HandledOperation, @unchecked Sendable {
     public final override func completed(_ packet: Packet) {
         // What the server's stop does to a connection that waits for its peer looks like the end of the peer's side.
         let isEnd = packet.isSuccess || packet.status == .sendAfterShutdown
-        proceed(isEnd) { () throws(PortError) in try received(packet.bytes) }
+        proceed(isEnd) { () throws(PortError) in
+            if !isFinishing { return try received(packet.bytes) }
+            if packet.bytes == 0 { end() } else { try receiveRest() }
+        }
     }
 
     fileprivate final func replyCompleted(_ packet: Packet) {
@@ -60,6 +65,20 @@ open class Connection: HandledOperation, @unchecked Sendable {
         } catch {
             end()
         }
+    }
+
+    /// Ends our side, now that the last reply is out, and the connection as soon as the peer has ended its own.
+    ///
+    /// Closing at once while something of the peer's is unread would reset the connection, and the peer could lose the
+    /// reply.
+    public final func finish() throws(PortError) {
+        isFinishing = true
+        try socket.shutdown(.sending)
+        try receiveRest()
+    }
+
+    private func receiveRest() throws(PortError) {
+        try socket.receive(self)
     }
 
     /// Closes the connection and lets go of it. Called with nothing in flight.
