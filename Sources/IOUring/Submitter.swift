@@ -116,8 +116,8 @@ public struct Submitter: @unchecked Sendable {
     }
 
     /// Asked for all, the kernel counts, and nothing found is zero rather than an error. One answer for both.
-    @usableFromInline
+    @inlinable
     static func answer(_ code: Int32, _ flags: CancelFlags) -> Int32 {
-        code == 0 && !flags.isDisjoint(with: [.all, .any]) ? -2 /* ENOENT */ : code
+        code == 0 && !flags.isDisjoint(with: [.all, .any]) ? -ENOENT : code
     }
 }

@@ -234,7 +234,7 @@ import Testing
 
     @Test func `Several threads drive one ring`() throws {
         let ring = Locked(try Ring(RingOptions(submissionEntries: 16, completionEntries: 64)))
-        let submitter = ring.withLock { $0.submitter }
+        let submitter = ring.submitting { $0.submitter }
         let total = 20_000
         let collected = Atomic<Int>(0)
         let sum = Atomic<Int>(0)
@@ -244,7 +244,7 @@ import Testing
                 JoinedThread {
                     for number in stride(from: part, to: total, by: 2) {
                         // Enqueue and publish under the lock, enter without it.
-                        while !shared.ring.withLock({
+                        while !shared.ring.submitting({
                             let taken = $0.enqueue(SubmissionEntry.nop().tagged(UInt64(number)))
                             $0.publish()
                             return taken
@@ -266,8 +266,8 @@ import Testing
                             _ = submitter.enter(
                                 submit: 0, minimumCompletions: 1, flags: .getEvents, timeoutNanoseconds: 1_000_000)
                         }
-                        shared.ring.withLock { ring in
-                            _ = ring.forEachCompletion {
+                        shared.ring.completing { ring in
+                            _ = ring.forEach {
                                 shared.sum.wrappingAdd(Int($0.userData), ordering: .relaxed)
                                 shared.collected.wrappingAdd(1, ordering: .relaxed)
                             }
