@@ -66,16 +66,10 @@ final class Observer: @unchecked Sendable {
         _ = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
     }
 
-    /// A thread goes out into user code. Costs a load unless the observer sleeps.
+    /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps; the lock that
+    /// the thread released just before orders what it did before this look.
     @inline(__always)
     static func noteDeparture() {
-        if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
-    }
-
-    /// A thread has deferred an entry, or gone out into user code. The lock that it released just before orders that
-    /// before this look.
-    @inline(__always)
-    static func noteDeferral() {
         if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
     }
 
