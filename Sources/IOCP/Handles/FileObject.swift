@@ -134,8 +134,10 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     /// Takes an operation out of the pending ones and says where its packet goes.
+    ///
+    /// - Parameter finally: runs under the lock. After that the object may be gone, unless the caller keeps it alive.
     @inline(__always)
-    func end(_ record: OperationRecord.Pointer) -> Completion {
+    func end(_ record: OperationRecord.Pointer, _ finally: (Completion) -> Void = { _ in }) -> Completion {
         lock.lock()
         let next = unsafe record.pointee.next
         let previous = unsafe record.pointee.previous
@@ -150,6 +152,7 @@ public enum HandleKind: UInt8, Sendable {
         let result = unsafe Completion(
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: drained)
+        finally(result)
         lock.unlock()
         return result
     }

@@ -37,13 +37,19 @@ enum Engine {
     }
 
     /// The rings of operations on files that are not associated with a port (a9).
-    static let unassociated: Result<PortCore, PortError> = {
-        do throws(PortError) {
-            return .success(try PortCore(limit: 1, slotCount: 1, options: RingOptions()))
-        } catch {
-            return .failure(error)
-        }
-    }()
+    ///
+    /// Made when first needed; a shortage that passes does not stay.
+    static func unassociated() throws(PortError) -> PortCore {
+        unassociatedLock.lock()
+        defer { unassociatedLock.unlock() }
+        if let core = unsafe unassociatedCore { return core }
+        let core = try PortCore(limit: 1, slotCount: 1, options: RingOptions())
+        unsafe unassociatedCore = core
+        return core
+    }
+
+    private static let unassociatedLock = FutexLock()
+    private nonisolated(unsafe) static var unassociatedCore: PortCore?
 
     // MARK: Starting
 
@@ -77,7 +83,7 @@ enum Engine {
             core = port
         } else {
             do throws(PortError) {
-                core = try unassociated.get()
+                core = try unassociated()
             } catch {
                 _ = unsafe file.end(record)
                 throw error
@@ -119,7 +125,7 @@ enum Engine {
         }
         guard start == .eager else { return .pending }
         // Completed during the submission: the completion is in the ring now.
-        core.progress(me)
+        core.progress(me, carrier: slot)
         if unsafe record.pointee.phase.compareExchange(
             expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.inFlight,
             ordering: .sequentiallyConsistent
@@ -182,8 +188,7 @@ enum Engine {
         _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, _ me: IOThread
     ) -> Int {
         slot.lock.lock()
-        let owner = slot.owner.load(ordering: .relaxed)
-        let isMine = owner == me.serial
+        let isMine = slot.owner.load(ordering: .relaxed) == me.serial
         var produced = 0
         var consumed: UInt32 = 0
         var ready = slot.completionsReady
@@ -195,8 +200,9 @@ enum Engine {
             }
             let completion = slot.completion(at: consumed)
             if completion.userData & Slot.tagMask != 0 {
-                // Somebody else's wake-up, not yet seen by the sleeper it is for: leave it.
-                if completion.userData == Slot.wakeTag && !isMine && owner != 0 { break }
+                // Perhaps not yet seen by the sleeper that it is for: leave it. It was sent after the sleeper had counted
+                // itself, so a count of zero read after it is no earlier than the sleeper's return.
+                if completion.userData == Slot.wakeTag && slot.isWatched { break }
                 consumed += 1
                 continue
             }
@@ -206,8 +212,8 @@ enum Engine {
         if consumed > 0 { slot.advance(by: consumed) }
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
-        // The leaseholder submits what follows with its next entry; nobody else would.
-        if pushed && !isMine { slot.submit() }
+        // The leaseholder submits what follows with its next entry; the observer does if none comes soon.
+        if pushed { if isMine { Observer.noteDeferral() } else { slot.submit() } }
         return produced
     }
 
@@ -280,30 +286,45 @@ enum Engine {
         // Everything that is needed is read before the record is declared idle: its owner may start it again then.
         let owner = unsafe record.pointee.owner
         let token = unsafe record.pointee.token
-        let event = unsafe record.pointee.event
+        // From then on its owner may also give it another event, and let go of this one.
+        let event = unsafe record.pointee.event?.retain()
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let file = unsafe record.pointee.file!
-        let end = unsafe file._withUnsafeGuaranteedRef { unsafe $0.end(record) }
+        // The file's last handle may be closed, and with it the object and its port gone, as soon as the operation is off
+        // the file's list: what the object is still needed for happens under its lock.
+        let home = unsafe slot.map { unsafe Unmanaged.passUnretained($0.core).toOpaque() }
+        var before: UInt32 = 0
+        let end = unsafe file._withUnsafeGuaranteedRef { file in
+            unsafe file.end(record) { (end: FileObject.Completion) in
+                unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .releasing)
+                before = unsafe record.pointee.state.exchange(status.rawValue, ordering: .sequentiallyConsistent)
+                if unsafe event == nil, !end.modes.contains(.skipSetEventOnHandle) { file.setSignal() }
+                if let port = unsafe end.port, unsafe port.toOpaque() != home { _ = unsafe port.retain() }
+            }
+        }
         unsafe out.initialize(
             to: PacketEntry(
                 key: end.key,
                 overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? token, information: information,
                 status: status.rawValue, auxiliary: auxiliary, slot: slot?.index ?? 0,
                 flags: owner == nil ? flags : flags.union(.operation)))
-        unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .releasing)
-        let before = unsafe record.pointee.state.exchange(status.rawValue, ordering: .sequentiallyConsistent)
         if before & OperationRecord.waiterBit != 0 { unsafe futexWake(record.pointee.state, count: .max) }
         if let event = unsafe event {
-            unsafe event._withUnsafeGuaranteedRef { $0.set() }
-        } else if !end.modes.contains(.skipSetEventOnHandle) {
-            unsafe file._withUnsafeGuaranteedRef { $0.setSignal() }
+            unsafe event.takeRetainedValue().set()
         }
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
-        if unsafe suppressed || end.port == nil {
+        guard let port = unsafe end.port else {
             unsafe discard(out.pointee, graveyard: me)
             return false
         }
-        return unsafe route(out, end, slot, me)
+        if unsafe port.toOpaque() == home {
+            if suppressed { unsafe discard(out.pointee, graveyard: me) }
+            return !suppressed
+        }
+        let foreign = unsafe port.takeRetainedValue()
+        if suppressed { unsafe discard(out.pointee, graveyard: me) } else { unsafe foreign.deliver(out.pointee, me) }
+        me.graveyard.append(foreign)
+        return false
     }
 
     /// Leaves the packet to the harvester if it is for the slot's own port; delivers it otherwise.
@@ -389,6 +410,7 @@ enum Engine {
             }
         }
         core.settle(slot)
-        return result >= 0 || result == -ETIME || result == -EALREADY
+        // A signal can interrupt only the wait for a request that is being cancelled already.
+        return result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR
     }
 }

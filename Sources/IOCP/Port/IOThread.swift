@@ -26,25 +26,24 @@ internal import Synchronization
         case packet(PacketEntry)
         /// The last reference to the port was closed.
         case abandoned
-        /// A call was queued to the thread.
-        case calls
     }
 
     /// What ended the thread's wait, under the port's lock.
     var delivery = Delivery.none
-    /// The next thread to be woken, while the waker collects them.
-    var nextToWake: Unmanaged<IOThread>?
+    /// Threads that this one is to wake once it has given its locks back. Only the thread itself touches it: a link in
+    /// the woken thread would be torn by the next waker, since that thread may be up and waiting again before it is read.
+    var toWake: [Unmanaged<IOThread>] = unsafe []
 
     private enum Parking {
         static let awake: UInt32 = 0
         static let woken: UInt32 = 1
         static let parked: UInt32 = 2
-        static let inRing: UInt32 = 3
+        /// Asleep in that slot's ring. One word with the state: a waker that read the two apart could wake a ring that
+        /// the thread has left, and then nobody would wake it in the one where it sleeps.
+        static func inRing(_ slot: Slot) -> UInt32 { UInt32(truncatingIfNeeded: slot.identifier) << 2 | 3 }
     }
 
     private let parking = Atomic<UInt32>(Parking.awake)
-    /// The slot in whose ring it sleeps, valid while `parking` is `inRing`.
-    private unowned(unsafe) var sleepingSlot: Slot?
 
     /// Room for harvested packets: a page, used by this thread only.
     let scratch: UnsafeMutablePointer<PacketEntry>
@@ -66,6 +65,7 @@ internal import Synchronization
         serial = Self.nextSerial.wrappingAdd(1, ordering: .relaxed).oldValue
         unsafe state = .allocate(capacity: 1)
         unsafe scratch = .allocate(capacity: Self.scratchCapacity)
+        unsafe toWake.reserveCapacity(16)
         unsafe state.initialize(to: ThreadState(owner: Unmanaged.passUnretained(self).toOpaque()))
     }
 
@@ -139,10 +139,9 @@ internal import Synchronization
     ///
     /// Returns the kernel's word: negative errno, -ETIME after the deadline.
     func sleep(in slot: Slot, _ deadline: Deadline) {
-        unsafe sleepingSlot = slot
-        slot.isWatched.store(true, ordering: .sequentiallyConsistent)
+        slot.watchers.add(1, ordering: .sequentiallyConsistent)
         if parking.compareExchange(
-            expected: Parking.awake, desired: Parking.inRing, ordering: .sequentiallyConsistent
+            expected: Parking.awake, desired: Parking.inRing(slot), ordering: .sequentiallyConsistent
         ).exchanged {
             let left = deadline.remaining
             if left != 0 {
@@ -154,17 +153,30 @@ internal import Synchronization
             // Woken before it slept. What it had deferred must not be forgotten.
             slot.submit()
         }
-        slot.isWatched.store(false, ordering: .sequentiallyConsistent)
+        slot.watchers.subtract(1, ordering: .sequentiallyConsistent)
         parking.store(Parking.awake, ordering: .sequentiallyConsistent)
     }
 
-    /// Ends the thread's wait. Called without locks, after `delivery` was set under the port's lock.
-    func wake() {
-        let sleeper = unsafe sleepingSlot
-        switch parking.exchange(Parking.woken, ordering: .sequentiallyConsistent) {
-        case Parking.parked: futexWake(parking, count: 1)
-        case Parking.inRing: sleeper?.wakeSleeper()
-        default: break
+    /// Ends the thread's sleep, in a ring of that port or parked. Called without locks, after the reason was made visible.
+    ///
+    /// A call that comes late, when the thread is up already, makes one later sleep return at once; every sleeper looks
+    /// again. It leaves a thread alone that meanwhile sleeps in another port's ring: that ring may be gone in a moment.
+    func wake(from core: PortCore?) {
+        while true {
+            let now = parking.load(ordering: .acquiring)
+            if now == Parking.woken { return }
+            var ring: Slot?
+            if now > Parking.parked {
+                ring = core?.slots.first { Parking.inRing($0) == now }
+                if ring == nil { return }
+            }
+            guard
+                parking.compareExchange(expected: now, desired: Parking.woken, ordering: .sequentiallyConsistent)
+                    .exchanged
+            else { continue }
+            if now == Parking.parked { futexWake(parking, count: 1) }
+            ring?.wakeSleeper()
+            return
         }
     }
 
@@ -193,13 +205,10 @@ internal import Synchronization
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)
         let core = alertableCore
-        let asleep = isSleepingAlertably
+        let asleep = core != nil || isSleepingAlertably
         callsLock.unlock()
-        if let core {
-            core.interrupt(self)
-        } else if asleep {
-            wake()
-        }
+        // The thread finds the call by itself: whoever ended its wait from here could hit a later, unalertable one (b13).
+        if asleep { wake(from: core) }
     }
 
     var hasCalls: Bool { callCount.load(ordering: .sequentiallyConsistent) > 0 }

@@ -25,11 +25,10 @@ internal import Synchronization
     private let closedMirror = Atomic<Bool>(false)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
-    private var watchers = 0
+    private let watchers = Atomic<Int>(0)
+    private var wakesWatchers = false
     private let watchWord = Atomic<UInt32>(0)
 
-    /// Threads to be woken once the lock is free.
-    private var toWake: Unmanaged<IOThread>?
     /// Where to look for a ring for threads that lease none.
     private let nextForeignSlot = Atomic<UInt32>(0)
     /// When a drowning slot last called for help, in nanoseconds.
@@ -46,7 +45,7 @@ internal import Synchronization
         } catch {
             throw PortError(error)
         }
-        Observer.shared.watch(self)
+        try Observer.shared.watch(self)
     }
 
     deinit {
@@ -80,7 +79,7 @@ internal import Synchronization
         while let waiter = unsafe scheduler.abandonNext() {
             let thread = unsafe IOThread.from(waiter)
             thread.delivery = .abandoned
-            enlist(thread)
+            enlist(thread, me)
         }
         scheduler.discardQueued()
         while packets.count > 0 { Engine.discard(packets.removeFirst(), graveyard: me) }
@@ -90,9 +89,8 @@ internal import Synchronization
             slot.owner.store(0, ordering: .sequentiallyConsistent)
         }
         publish()
-        let wakeWatchers = watchers > 0
-        unlockAndWake()
-        if wakeWatchers { wakeEveryWatcher() }
+        wakesWatchers = watchers.load(ordering: .relaxed) > 0
+        unlockAndWake(me)
         for slot in slots { settle(slot) }
         me.buryDead()
     }
@@ -111,10 +109,9 @@ internal import Synchronization
         if me.core === self, let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
             absorb(slot, me, atMost: .max)
         }
-        let wakesWatchers = insert(entry)
+        insert(entry, me)
         publish()
-        unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
+        unlockAndWake(me)
         me.buryDead()
     }
 
@@ -126,20 +123,17 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
-        let wakesWatchers = insert(entry)
+        insert(entry, me)
         publish()
-        unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
+        unlockAndWake(me)
     }
 
-    /// Returns whether threads that wait for the port itself are to be woken.
-    private func insert(_ entry: PacketEntry) -> Bool {
+    private func insert(_ entry: PacketEntry, _ me: IOThread) {
         if let waiter = unsafe scheduler.insert() {
-            unsafe hand(entry, to: IOThread.from(waiter))
-            return false  // b28
+            unsafe hand(entry, to: IOThread.from(waiter), me)
+        } else {
+            packets.append(entry)
         }
-        packets.append(entry)
-        return watchers > 0
     }
 
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
@@ -148,41 +142,39 @@ internal import Synchronization
         if me.core === self { me.leasedSlot?.submit() }
         lock.lock()
         if !isClosed {
-            for slot in slots where !slot.isWatched.load(ordering: .relaxed) { absorb(slot, me, atMost: .max) }
+            for slot in slots where !slot.isWatched { absorb(slot, me, atMost: .max) }
         }
         let count = scheduler.queued
         publish()
-        unlockAndWake()
+        unlockAndWake(me)
         me.buryDead()
         return count
     }
 
     // MARK: Waking
 
-    private func hand(_ entry: PacketEntry, to thread: IOThread) {
+    private func hand(_ entry: PacketEntry, to thread: IOThread, _ me: IOThread) {
         thread.delivery = .packet(entry)
         lease(for: thread)
-        enlist(thread)
+        enlist(thread, me)
     }
 
-    private func enlist(_ thread: IOThread) {
-        unsafe thread.nextToWake = toWake
-        unsafe toWake = Unmanaged.passRetained(thread)
+    private func enlist(_ thread: IOThread, _ me: IOThread) {
+        unsafe me.toWake.append(Unmanaged.passRetained(thread))
     }
 
-    private func unlockAndWake() {
-        var next = unsafe toWake
-        unsafe toWake = nil
+    private func unlockAndWake(_ me: IOThread) {
+        let watched = wakesWatchers
+        wakesWatchers = false
         lock.unlock()
-        while let chained = unsafe next {
-            let thread = unsafe chained.takeRetainedValue()
-            unsafe next = thread.nextToWake
-            unsafe thread.nextToWake = nil
-            thread.wake()
-        }
+        if watched { wakeEveryWatcher() }
+        if unsafe me.toWake.isEmpty { return }
+        for index in unsafe me.toWake.indices { unsafe me.toWake[index].takeRetainedValue().wake(from: self) }
+        unsafe me.toWake.removeAll(keepingCapacity: true)
     }
 
     private func publish() {
+        if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
@@ -261,8 +253,8 @@ internal import Synchronization
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
         unsafe thread.slot = nil
-        redistribute()
-        unlockAndWake()
+        redistribute(thread)
+        unlockAndWake(thread)
         if let slot { settle(slot) }
     }
 
@@ -272,8 +264,8 @@ internal import Synchronization
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
         if let slot, slot.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
-        redistribute()
-        unlockAndWake()
+        redistribute(thread)
+        unlockAndWake(thread)
         if let slot { settle(slot) }
         thread.buryDead()
     }
@@ -286,27 +278,15 @@ internal import Synchronization
             if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
         }
         publish()
-        lock.unlock()
+        unlockAndWake(thread)
     }
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.
-    private func redistribute() {
+    private func redistribute(_ me: IOThread) {
         while let waiter = unsafe scheduler.handOver() {
-            unsafe hand(packets.removeFirst(), to: IOThread.from(waiter))
+            unsafe hand(packets.removeFirst(), to: IOThread.from(waiter), me)
         }
         publish()
-    }
-
-    /// Ends an alertable wait because a call was queued to the thread.
-    func interrupt(_ thread: IOThread) {
-        lock.lock()
-        if unsafe thread.state.pointee.isWaiting {
-            unsafe scheduler.withdraw(thread.state)
-            thread.delivery = .calls
-            enlist(thread)
-            publish()
-        }
-        unlockAndWake()
     }
 
     // MARK: Harvesting, under the lock
@@ -331,8 +311,7 @@ internal import Synchronization
     /// Moves completions of a slot to waiters and, when no more may run, behind the queued packets.
     private func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
         if gather(slot, me, atMost: most) > 0 {
-            redistribute()
-            if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
+            redistribute(me)
         }
     }
 
@@ -344,7 +323,7 @@ internal import Synchronization
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
-        unlockAndWake()
+        unlockAndWake(me)
         slot.submit()
         me.buryDead()
         return slot.owner.load(ordering: .sequentiallyConsistent) == 0
@@ -361,14 +340,16 @@ internal import Synchronization
     }
 
     /// A look at every ring on behalf of somebody who waits for a completion and not for a packet.
-    func progress(_ me: IOThread) {
+    ///
+    /// A ring that a thread sleeps in is left to it, except for `carrier`, whose completion the caller must see now.
+    func progress(_ me: IOThread, carrier: Slot? = nil) {
         if me.core === self { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where !slot.isWatched.load(ordering: .relaxed) && slot.submitter.completionsReady > 0 {
+        for slot in slots where (slot === carrier || !slot.isWatched) && slot.submitter.completionsReady > 0 {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
-        unlockAndWake()
+        unlockAndWake(me)
         me.buryDead()
     }
 
@@ -376,24 +357,22 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched.load(ordering: .acquiring)
-        {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
-                continue
-            }
+            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.submitter.completionsReady > 0 {
                 lock.lock()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
-                unlockAndWake()
+                unlockAndWake(me)
             }
         }
         me.buryDead()
@@ -461,7 +440,7 @@ internal import Synchronization
             absorb(slot, me, atMost: 1)
         }
         publish()
-        unlockAndWake()
+        unlockAndWake(me)
     }
 
     @inline(never)
@@ -492,8 +471,8 @@ internal import Synchronization
         collect(me, atMost: out.count)
         if unsafe scheduler.take(me.state) {
             let count = unsafe fill(out, first: packets.removeFirst())
-            redistribute()
-            unlockAndWake()
+            redistribute(me)
+            unlockAndWake(me)
             me.buryDead()
             Observer.shared.noteDeparture()
             return .packets(count)
@@ -501,7 +480,7 @@ internal import Synchronization
         if alertable, me.hasCalls {
             unsafe scheduler.resume(me.state)
             publish()
-            unlockAndWake()
+            unlockAndWake(me)
             me.buryDead()
             IOThread.runQueuedCalls()
             return .callsRan
@@ -509,7 +488,7 @@ internal import Synchronization
         if deadline.isImmediate {
             unsafe scheduler.resume(me.state)
             publish()
-            unlockAndWake()
+            unlockAndWake(me)
             me.buryDead()
             return .timedOut
         }
@@ -520,7 +499,7 @@ internal import Synchronization
     private func collect(_ me: IOThread, atMost most: Int) {
         if let own = me.leasedSlot { gather(own, me, atMost: most) }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched.load(ordering: .acquiring) {
+        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }
@@ -544,7 +523,7 @@ internal import Synchronization
         while true {
             publish()
             let slot = me.leasedSlot
-            unlockAndWake()
+            unlockAndWake(me)
             if !me.graveyard.isEmpty { me.buryDead() }
 
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
@@ -560,28 +539,27 @@ internal import Synchronization
                 gather(slot, me, atMost: takes ? out.count : .max)
                 if scheduler.queued > 0 && scheduler.canRunAnother, takes, unsafe scheduler.handOver() != nil {
                     let count = unsafe fill(out, first: packets.removeFirst())
-                    redistribute()
-                    unlockAndWake()
+                    redistribute(me)
+                    unlockAndWake(me)
                     if !me.graveyard.isEmpty { me.buryDead() }
                     Observer.shared.noteDeparture()
                     return .packets(count)
                 }
-                redistribute()
-                if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
+                redistribute(me)
             }
             switch me.delivery {
             case .none:
                 if alertable, me.hasCalls {
                     unsafe scheduler.withdraw(me.state)
                     publish()
-                    unlockAndWake()
+                    unlockAndWake(me)
                     IOThread.runQueuedCalls()
                     return .callsRan
                 }
                 if deadline.remaining == 0 {
                     unsafe scheduler.withdraw(me.state)
                     publish()
-                    unlockAndWake()
+                    unlockAndWake(me)
                     return .timedOut
                 }
                 if me.leasedSlot == nil { _ = leaseFree(for: me) }
@@ -589,17 +567,12 @@ internal import Synchronization
                 me.delivery = .none
                 let count = unsafe fill(out, first: entry)
                 publish()
-                unlockAndWake()
+                unlockAndWake(me)
                 Observer.shared.noteDeparture()
                 return .packets(count)
-            case .calls:
-                me.delivery = .none
-                unlockAndWake()
-                IOThread.runQueuedCalls()
-                return .callsRan
             case .abandoned:
                 me.delivery = .none
-                unlockAndWake()
+                unlockAndWake(me)
                 throw .abandoned
             }
         }
@@ -619,7 +592,7 @@ internal import Synchronization
             lock.unlock()
             return isQueued
         }
-        watchers += 1
+        watchers.add(1, ordering: .sequentiallyConsistent)
         lock.unlock()
         var satisfied = false
         me.blocking {
@@ -634,9 +607,7 @@ internal import Synchronization
                 futexWait(watchWord, while: generation, nanoseconds: left)
             }
         }
-        lock.lock()
-        watchers -= 1
-        lock.unlock()
+        watchers.subtract(1, ordering: .sequentiallyConsistent)
         return satisfied
     }
 
