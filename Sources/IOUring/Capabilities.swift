@@ -132,6 +132,9 @@ extension Ring {
     static func supportedFlags() -> SetupFlags {
         var supported: SetupFlags = [.completionQueueSize, .attachWorkQueue]
         for flag in SetupFlags.peelingOrder where missingFlag(among: flag) == nil { supported.insert(flag) }
+        // This one takes a liburing that knows it, besides the kernel.
+        let smallest = RingOptions(submissionEntries: 1, completionEntries: 2, flags: [], required: .noSQArray)
+        if (try? Ring(smallest)) == nil { supported.remove(.noSQArray) }
         return supported
     }
 

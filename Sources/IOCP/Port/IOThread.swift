@@ -14,33 +14,36 @@ internal import Synchronization
     let serial: UInt32
 
     /// The port that the thread is tied to (d4). Only the thread itself touches it.
-    var core: PortCore?
+    private(set) var core: PortCore?
+    /// The same as an address, to compare without counting references.
+    private var coreAddress: UnsafeMutableRawPointer?
     /// The scheduler's part, under the port's lock.
     let state: ThreadState.Pointer
     /// The slot that the thread leases or leased last; `slot.owner` says whether it still does. Changed by others only
     /// under the port's lock while this thread waits.
-    unowned(unsafe) var slot: Slot?
+    var slotReference: Unmanaged<Slot>?
 
     enum Delivery {
         case none
         case packet(PacketEntry)
         /// The last reference to the port was closed.
         case abandoned
+        /// A call was queued to the thread.
+        case calls
     }
 
     /// What ended the thread's wait, under the port's lock.
     var delivery = Delivery.none
-    /// Threads that this one is to wake once it has given its locks back. Only the thread itself touches it: a link in
-    /// the woken thread would be torn by the next waker, since that thread may be up and waiting again before it is read.
-    var toWake: [Unmanaged<IOThread>] = unsafe []
+    /// The next thread to be woken, while the waker collects them.
+    var nextToWake: Unmanaged<IOThread>?
 
     private enum Parking {
         static let awake: UInt32 = 0
         static let woken: UInt32 = 1
         static let parked: UInt32 = 2
-        /// Asleep in that slot's ring. One word with the state: a waker that read the two apart could wake a ring that
-        /// the thread has left, and then nobody would wake it in the one where it sleeps.
-        static func inRing(_ slot: Slot) -> UInt32 { UInt32(truncatingIfNeeded: slot.identifier) << 2 | 3 }
+        /// From here on: asleep in the ring of the slot with that number, less this. One word says both, so that a
+        /// waker cannot pair the sleep of now with the slot of before.
+        static let inRing: UInt32 = 3
     }
 
     private let parking = Atomic<UInt32>(Parking.awake)
@@ -50,7 +53,11 @@ internal import Synchronization
     static let scratchCapacity = 64
 
     /// Objects whose last reference was dropped under a lock: let go of when none is held.
-    var graveyard: [AnyObject] = []
+    private let guardedGraveyard: Guarded<[AnyObject]> = Guarded([])
+    var graveyard: [AnyObject] {
+        @inline(__always) _read { yield guardedGraveyard.value }
+        @inline(__always) _modify { yield &guardedGraveyard.value }
+    }
 
     private let callsLock = FutexLock()
     private var calls: [@Sendable () -> Void] = []
@@ -59,13 +66,20 @@ internal import Synchronization
     private var alertableCore: PortCore?
     private var isSleepingAlertably = false
 
+    /// Files without a port that the thread has started operations on: these end with it (e35).
+    private var unassociated: [ObjectIdentifier: WeakFile] = [:]
+    private var unassociatedPruneCount = 64
+
+    private struct WeakFile {
+        weak var file: FileObject?
+    }
+
     private static let nextSerial = Atomic<UInt32>(1)
 
     private init() {
         serial = Self.nextSerial.wrappingAdd(1, ordering: .relaxed).oldValue
         unsafe state = .allocate(capacity: 1)
         unsafe scratch = .allocate(capacity: Self.scratchCapacity)
-        unsafe toWake.reserveCapacity(16)
         unsafe state.initialize(to: ThreadState(owner: Unmanaged.passUnretained(self).toOpaque()))
     }
 
@@ -93,21 +107,60 @@ internal import Synchronization
             // The thread ends, however it ends: its place, its ring and its operations go on without it (d14, e34).
             let thread = unsafe Unmanaged<IOThread>.fromOpaque(pointer!).takeRetainedValue()
             thread.core?.leave(thread)
-            thread.core = nil
+            thread.tie(to: nil)
+            Engine.cancelUnassociated(thread.unassociated.values.compactMap { $0.file }, startedBy: thread.serial)
             thread.buryDead()
         }
         return thread
     }
 
+    func tie(to core: PortCore?) {
+        self.core = core
+        unsafe coreAddress = core.map { unsafe Unmanaged.passUnretained($0).toOpaque() }
+    }
+
+    @inline(__always)
+    func isTied(to core: PortCore) -> Bool {
+        unsafe coreAddress == Unmanaged.passUnretained(core).toOpaque()
+    }
+
+    @inline(__always)
+    func isTied(to core: Unmanaged<PortCore>) -> Bool {
+        unsafe coreAddress == core.toOpaque()
+    }
+
+    /// The calling thread, uncounted: it outlives every use by itself.
+    @inline(__always)
+    static var currentReference: Unmanaged<IOThread> {
+        if let known = unsafe iocp_tls_get() { return unsafe Unmanaged<IOThread>.fromOpaque(known) }
+        return unsafe Unmanaged.passUnretained(makeCurrent())
+    }
+
+    /// The slot, if the thread leases it now, uncounted: its port outlives the lease.
+    @inline(__always)
+    var leasedReference: Unmanaged<Slot>? {
+        guard let reference = unsafe slotReference,
+            unsafe reference._withUnsafeGuaranteedRef({ $0.owner.load(ordering: .relaxed) }) == serial
+        else { return nil }
+        return unsafe reference
+    }
+
     /// The slot, if the thread leases it now.
     @inline(__always)
     var leasedSlot: Slot? {
-        guard let slot = unsafe slot, slot.owner.load(ordering: .relaxed) == serial else { return nil }
-        return slot
+        unsafe leasedReference?.takeUnretainedValue()
     }
 
     static func from(_ state: ThreadState.Pointer) -> IOThread {
         unsafe Unmanaged<IOThread>.fromOpaque(state.pointee.owner).takeUnretainedValue()
+    }
+
+    func noteUnassociated(_ file: FileObject) {
+        if unassociated.count >= unassociatedPruneCount {
+            unassociated = unassociated.filter { $0.value.file?.association == nil && $0.value.file != nil }
+            unassociatedPruneCount = max(64, unassociated.count * 2)
+        }
+        unassociated[ObjectIdentifier(file)] = WeakFile(file: file)
     }
 
     func buryDead() {
@@ -121,8 +174,9 @@ internal import Synchronization
 
     // MARK: Sleeping and waking
 
-    /// Sleeps until woken or until the deadline. Returns at once if woken already.
-    func park(_ deadline: Deadline) {
+    /// Sleeps until woken or until the deadline. Returns whether it was woken, at once if it was already.
+    @discardableResult
+    func park(_ deadline: Deadline) -> Bool {
         if parking.compareExchange(
             expected: Parking.awake, desired: Parking.parked, ordering: .sequentiallyConsistent
         ).exchanged {
@@ -132,16 +186,22 @@ internal import Synchronization
                 futexWait(parking, while: Parking.parked, nanoseconds: left)
             }
         }
-        parking.store(Parking.awake, ordering: .sequentiallyConsistent)
+        return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
     }
+
+    /// Waits for the wake-up of a delivery that the thread has seen before its waker came to waking it.
+    ///
+    /// Each delivery has one wake-up, and the thread must not leave its wait before: it would be taken for the next
+    /// wait, elsewhere perhaps, and the waker still follows `nextToWake`.
+    func awaitWakeUp() { park(.never) }
 
     /// Sleeps in a slot's ring, submitting what it holds on the way, until a completion, a wake-up or the deadline.
     ///
-    /// Returns the kernel's word: negative errno, -ETIME after the deadline.
-    func sleep(in slot: Slot, _ deadline: Deadline) {
-        slot.watchers.add(1, ordering: .sequentiallyConsistent)
+    /// Returns whether it was woken.
+    func sleep(in slot: Slot, _ deadline: Deadline) -> Bool {
+        slot.sleepers.add(1, ordering: .sequentiallyConsistent)
         if parking.compareExchange(
-            expected: Parking.awake, desired: Parking.inRing(slot), ordering: .sequentiallyConsistent
+            expected: Parking.awake, desired: Parking.inRing + UInt32(slot.index), ordering: .sequentiallyConsistent
         ).exchanged {
             let left = deadline.remaining
             if left != 0 {
@@ -153,30 +213,18 @@ internal import Synchronization
             // Woken before it slept. What it had deferred must not be forgotten.
             slot.submit()
         }
-        slot.watchers.subtract(1, ordering: .sequentiallyConsistent)
-        parking.store(Parking.awake, ordering: .sequentiallyConsistent)
+        slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
+        return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
     }
 
-    /// Ends the thread's sleep, in a ring of that port or parked. Called without locks, after the reason was made visible.
-    ///
-    /// A call that comes late, when the thread is up already, makes one later sleep return at once; every sleeper looks
-    /// again. It leaves a thread alone that meanwhile sleeps in another port's ring: that ring may be gone in a moment.
-    func wake(from core: PortCore?) {
-        while true {
-            let now = parking.load(ordering: .acquiring)
-            if now == Parking.woken { return }
-            var ring: Slot?
-            if now > Parking.parked {
-                ring = core?.slots.first { Parking.inRing($0) == now }
-                if ring == nil { return }
-            }
-            guard
-                parking.compareExchange(expected: now, desired: Parking.woken, ordering: .sequentiallyConsistent)
-                    .exchanged
-            else { continue }
-            if now == Parking.parked { futexWake(parking, count: 1) }
-            ring?.wakeSleeper()
-            return
+    /// Ends the thread's wait, in the port if it is one for packets. Called without the port's lock, once for each
+    /// `delivery` that was set under it.
+    func wake(in core: PortCore? = nil) {
+        let before = parking.exchange(Parking.woken, ordering: .sequentiallyConsistent)
+        if before == Parking.parked {
+            futexWake(parking, count: 1)
+        } else if before >= Parking.inRing {
+            core?.slots[Int(before - Parking.inRing)].wakeSleeper()
         }
     }
 
@@ -205,10 +253,10 @@ internal import Synchronization
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)
         let core = alertableCore
-        let asleep = core != nil || isSleepingAlertably
+        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one.
+        if core == nil, isSleepingAlertably { wake() }
         callsLock.unlock()
-        // The thread finds the call by itself: whoever ended its wait from here could hit a later, unalertable one (b13).
-        if asleep { wake(from: core) }
+        core?.interrupt(self)
     }
 
     var hasCalls: Bool { callCount.load(ordering: .sequentiallyConsistent) > 0 }
@@ -262,6 +310,8 @@ internal import Synchronization
                 thread.callsLock.unlock()
                 if sleeps { thread.park(deadline) }
                 thread.endAlertable()
+                // One that came after the time was up.
+                thread.parking.store(Parking.awake, ordering: .sequentiallyConsistent)
                 if deadline.remaining == 0 { break }
             }
         }

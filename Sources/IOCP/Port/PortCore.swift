@@ -11,11 +11,28 @@ internal import Synchronization
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
     let lock = FutexLock()
-    private var scheduler: Scheduler
-    private var packets = PacketQueue()
-    private(set) var slots: [Slot] = []
+    let limit: Int
+    /// Whether it carries the operations of files that have no port, or had none when they were started.
+    let isHomeless: Bool
+    private let guardedScheduler: Guarded<Scheduler>
+    private let guardedPackets = Guarded(PacketQueue())
+    private var scheduler: Scheduler {
+        @inline(__always) _read { yield guardedScheduler.value }
+        @inline(__always) _modify { yield &guardedScheduler.value }
+    }
+    private var packets: PacketQueue {
+        @inline(__always) _read { yield guardedPackets.value }
+        @inline(__always) _modify { yield &guardedPackets.value }
+    }
+    private let guardedSlots: Guarded<[Slot]> = Guarded([])
+    /// Constant once the port is made.
+    var slots: [Slot] {
+        @inline(__always) _read { yield guardedSlots.value }
+    }
     /// Open references to the port (f2), and whether all are gone.
     private var references = 1
+    /// File objects that are associated with the port.
+    private var files = 0
     private var isClosed = false
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
@@ -25,31 +42,31 @@ internal import Synchronization
     private let closedMirror = Atomic<Bool>(false)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
-    private let watchers = Atomic<Int>(0)
-    private var wakesWatchers = false
+    private var watchers = 0
     private let watchWord = Atomic<UInt32>(0)
 
+    /// Threads to be woken once the lock is free.
+    private var toWake: Unmanaged<IOThread>?
     /// Where to look for a ring for threads that lease none.
     private let nextForeignSlot = Atomic<UInt32>(0)
     /// When a drowning slot last called for help, in nanoseconds.
     private var lastHelp: Int64 = 0
 
-    var limit: Int { scheduler.limit }
-
-    init(limit: Int, slotCount: Int, options: RingOptions) throws(PortError) {
-        scheduler = Scheduler(limit: limit)
+    init(limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false) throws(PortError) {
+        self.limit = limit
+        self.isHomeless = isHomeless
+        guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
-                slots.append(try Slot(of: self, index: index, options: options))
+                guardedSlots.value.append(try Slot(of: self, index: index, options: options))
             }
         } catch {
             throw PortError(error)
         }
-        try Observer.shared.watch(self)
+        Observer.shared.watch(self)
     }
 
     deinit {
-        Observer.shared.forget(slots)
         while packets.count > 0 {
             Engine.discard(packets.removeFirst(), graveyard: IOThread.current)
         }
@@ -74,12 +91,13 @@ internal import Synchronization
             lock.unlock()
             return
         }
+        let isRetired = files == 0
         isClosed = true
         closedMirror.store(true, ordering: .sequentiallyConsistent)
         while let waiter = unsafe scheduler.abandonNext() {
             let thread = unsafe IOThread.from(waiter)
             thread.delivery = .abandoned
-            enlist(thread, me)
+            enlist(thread)
         }
         scheduler.discardQueued()
         while packets.count > 0 { Engine.discard(packets.removeFirst(), graveyard: me) }
@@ -89,10 +107,29 @@ internal import Synchronization
             slot.owner.store(0, ordering: .sequentiallyConsistent)
         }
         publish()
-        wakesWatchers = watchers.load(ordering: .relaxed) > 0
-        unlockAndWake(me)
+        let wakeWatchers = watchers > 0
+        unlockAndWake()
+        if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
+        if isRetired { Observer.shared.forget(self) }
         me.buryDead()
+    }
+
+    /// A file object is associated: its operations keep the port alive, and observed, after the last reference (f1).
+    func addFile() throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isClosed else { throw .portClosed }
+        files += 1
+    }
+
+    /// It is gone, with all of its operations.
+    func removeFile() {
+        lock.lock()
+        files -= 1
+        let isRetired = files == 0 && isClosed
+        lock.unlock()
+        if isRetired { Observer.shared.forget(self) }
     }
 
     // MARK: Posting
@@ -106,12 +143,13 @@ internal import Synchronization
             throw .portClosed
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.core === self, let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
+        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
             absorb(slot, me, atMost: .max)
         }
-        insert(entry, me)
+        let wakesWatchers = insert(entry)
         publish()
-        unlockAndWake(me)
+        unlockAndWake()
+        if wakesWatchers { wakeEveryWatcher() }
         me.buryDead()
     }
 
@@ -123,58 +161,63 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
-        insert(entry, me)
+        let wakesWatchers = insert(entry)
         publish()
-        unlockAndWake(me)
+        unlockAndWake()
+        if wakesWatchers { wakeEveryWatcher() }
     }
 
-    private func insert(_ entry: PacketEntry, _ me: IOThread) {
+    /// Returns whether threads that wait for the port itself are to be woken.
+    private func insert(_ entry: PacketEntry) -> Bool {
         if let waiter = unsafe scheduler.insert() {
-            unsafe hand(entry, to: IOThread.from(waiter), me)
-        } else {
-            packets.append(entry)
+            unsafe hand(entry, to: IOThread.from(waiter))
+            return false  // b28
         }
+        packets.append(entry)
+        return watchers > 0
     }
 
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
     var depth: Int {
         let me = IOThread.current
-        if me.core === self { me.leasedSlot?.submit() }
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         if !isClosed {
             for slot in slots where !slot.isWatched { absorb(slot, me, atMost: .max) }
         }
         let count = scheduler.queued
         publish()
-        unlockAndWake(me)
+        unlockAndWake()
         me.buryDead()
         return count
     }
 
     // MARK: Waking
 
-    private func hand(_ entry: PacketEntry, to thread: IOThread, _ me: IOThread) {
+    private func hand(_ entry: PacketEntry, to thread: IOThread) {
         thread.delivery = .packet(entry)
         lease(for: thread)
-        enlist(thread, me)
+        enlist(thread)
     }
 
-    private func enlist(_ thread: IOThread, _ me: IOThread) {
-        unsafe me.toWake.append(Unmanaged.passRetained(thread))
+    private func enlist(_ thread: IOThread) {
+        unsafe thread.nextToWake = toWake
+        unsafe toWake = Unmanaged.passRetained(thread)
     }
 
-    private func unlockAndWake(_ me: IOThread) {
-        let watched = wakesWatchers
-        wakesWatchers = false
+    private func unlockAndWake() {
+        var next = unsafe toWake
+        unsafe toWake = nil
         lock.unlock()
-        if watched { wakeEveryWatcher() }
-        if unsafe me.toWake.isEmpty { return }
-        for index in unsafe me.toWake.indices { unsafe me.toWake[index].takeRetainedValue().wake(from: self) }
-        unsafe me.toWake.removeAll(keepingCapacity: true)
+        while let chained = unsafe next {
+            let thread = unsafe chained.takeRetainedValue()
+            unsafe next = thread.nextToWake
+            unsafe thread.nextToWake = nil
+            thread.wake(in: self)
+        }
     }
 
     private func publish() {
-        if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
@@ -190,7 +233,8 @@ internal import Synchronization
     /// Gives the thread a slot of its own if there is one: the one it had, a free one, or one whose leaseholder sleeps.
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
-        if let last = unsafe thread.slot, unsafe last.core === self, last.owner.load(ordering: .relaxed) == 0 {
+        if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
+            last.owner.load(ordering: .relaxed) == 0 {
             grant(last, to: thread)
             return
         }
@@ -224,7 +268,7 @@ internal import Synchronization
     private func grant(_ slot: Slot, to thread: IOThread) {
         unsafe slot.leaseholder = Unmanaged.passUnretained(thread)
         slot.owner.store(thread.serial, ordering: .sequentiallyConsistent)
-        unsafe thread.slot = slot
+        unsafe thread.slotReference = Unmanaged.passUnretained(slot)
     }
 
     /// Takes the thread's slot away. Returns it: it is to be settled without the lock.
@@ -252,9 +296,9 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        unsafe thread.slot = nil
-        redistribute(thread)
-        unlockAndWake(thread)
+        unsafe thread.slotReference = nil
+        redistribute()
+        unlockAndWake()
         if let slot { settle(slot) }
     }
 
@@ -264,8 +308,8 @@ internal import Synchronization
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
         if let slot, slot.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
-        redistribute(thread)
-        unlockAndWake(thread)
+        redistribute()
+        unlockAndWake()
         if let slot { settle(slot) }
         thread.buryDead()
     }
@@ -278,15 +322,28 @@ internal import Synchronization
             if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
         }
         publish()
-        unlockAndWake(thread)
+        lock.unlock()
+        Observer.noteDeparture()
     }
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.
-    private func redistribute(_ me: IOThread) {
+    private func redistribute() {
         while let waiter = unsafe scheduler.handOver() {
-            unsafe hand(packets.removeFirst(), to: IOThread.from(waiter), me)
+            unsafe hand(packets.removeFirst(), to: IOThread.from(waiter))
         }
         publish()
+    }
+
+    /// Ends an alertable wait because a call was queued to the thread.
+    func interrupt(_ thread: IOThread) {
+        lock.lock()
+        if unsafe thread.state.pointee.isWaiting {
+            unsafe scheduler.withdraw(thread.state)
+            thread.delivery = .calls
+            enlist(thread)
+            publish()
+        }
+        unlockAndWake()
     }
 
     // MARK: Harvesting, under the lock
@@ -311,7 +368,8 @@ internal import Synchronization
     /// Moves completions of a slot to waiters and, when no more may run, behind the queued packets.
     private func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
         if gather(slot, me, atMost: most) > 0 {
-            redistribute(me)
+            redistribute()
+            if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
         }
     }
 
@@ -323,7 +381,7 @@ internal import Synchronization
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
-        unlockAndWake(me)
+        unlockAndWake()
         slot.submit()
         me.buryDead()
         return slot.owner.load(ordering: .sequentiallyConsistent) == 0
@@ -339,17 +397,16 @@ internal import Synchronization
         }
     }
 
-    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet.
-    ///
-    /// A ring that a thread sleeps in is left to it, except for `carrier`, whose completion the caller must see now.
-    func progress(_ me: IOThread, carrier: Slot? = nil) {
-        if me.core === self { me.leasedSlot?.submit() }
+    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet. Rings in which a
+    /// thread sleeps are left to it, but for one that the caller needs to know about now.
+    func progress(_ me: IOThread, including wanted: Slot? = nil) {
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where (slot === carrier || !slot.isWatched) && slot.submitter.completionsReady > 0 {
+        for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
-        unlockAndWake(me)
+        unlockAndWake()
         me.buryDead()
     }
 
@@ -362,17 +419,18 @@ internal import Synchronization
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
             }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
-            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
+            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
+                continue
+            }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.submitter.completionsReady > 0 {
                 lock.lock()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
-                unlockAndWake(me)
+                unlockAndWake()
             }
         }
         me.buryDead()
@@ -391,22 +449,27 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let me = IOThread.current
-        // The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
-        if me.core === self, let slot = me.leasedSlot, queuedMirror.load(ordering: .relaxed) == 0,
-            runningMirror.load(ordering: .relaxed) <= scheduler.limit, !closedMirror.load(ordering: .relaxed)
-        {
-            if slot.submitter.completionsReady > 0 || slot.submitter.needsEnter {
-                slot.submit()
-                let count = unsafe harvestDirectly(slot, into: out, me)
-                if count > 0 {
-                    if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
-                    Observer.shared.noteDeparture()
-                    return .packets(count)
-                }
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        if count > 0 { return .packets(count) }
+        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
+    }
+
+    /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
+    @inline(__always)
+    private func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, queuedMirror.load(ordering: .relaxed) == 0,
+            runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
+        else { return 0 }
+        return unsafe slot._withUnsafeGuaranteedRef { slot in
+            guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            slot.submit()
+            let count = unsafe harvestDirectly(slot, into: out, me)
+            if count > 0 {
+                if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
+                Observer.noteDeparture()
             }
+            return count
         }
-        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, me)
     }
 
     @inline(__always)
@@ -429,7 +492,7 @@ internal import Synchronization
     /// waking costs more than a few completions.
     @inline(never)
     private func callForHelp(_ slot: Slot, _ me: IOThread) {
-        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < scheduler.limit
+        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit
         else {
             return
         }
@@ -440,7 +503,7 @@ internal import Synchronization
             absorb(slot, me, atMost: 1)
         }
         publish()
-        unlockAndWake(me)
+        unlockAndWake()
     }
 
     @inline(never)
@@ -448,17 +511,17 @@ internal import Synchronization
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
         guard !closedMirror.load(ordering: .relaxed) else { throw .portClosed }
-        if me.core !== self {
+        if !me.isTied(to: self) {
             // b21: before the thread is tied to the port, its calls come first, and do not tie it.
             if alertable, me.hasCalls {
                 IOThread.runQueuedCalls()
                 return .callsRan
             }
             me.core?.leave(me)
-            me.core = self
+            me.tie(to: self)
         }
-        if let slot = me.leasedSlot, deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
-            slot.submit()
+        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+            unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
 
         lock.lock()
@@ -467,29 +530,31 @@ internal import Synchronization
             throw .portClosed
         }
         unsafe scheduler.beginRemoval(me.state)
-        if me.leasedSlot == nil { _ = leaseFree(for: me) }
+        if unsafe me.leasedReference == nil { _ = leaseFree(for: me) }
         collect(me, atMost: out.count)
         if unsafe scheduler.take(me.state) {
             let count = unsafe fill(out, first: packets.removeFirst())
-            redistribute(me)
-            unlockAndWake(me)
+            redistribute()
+            unlockAndWake()
             me.buryDead()
-            Observer.shared.noteDeparture()
+            Observer.noteDeparture()
             return .packets(count)
         }
         if alertable, me.hasCalls {
             unsafe scheduler.resume(me.state)
             publish()
-            unlockAndWake(me)
+            unlockAndWake()
             me.buryDead()
+            Observer.noteDeparture()
             IOThread.runQueuedCalls()
             return .callsRan
         }
         if deadline.isImmediate {
             unsafe scheduler.resume(me.state)
             publish()
-            unlockAndWake(me)
+            unlockAndWake()
             me.buryDead()
+            Observer.noteDeparture()
             return .timedOut
         }
         return unsafe try wait(into: out, deadline, alertable: alertable, me)
@@ -497,7 +562,7 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = me.leasedSlot { gather(own, me, atMost: most) }
+        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
         if scheduler.queued > 0 || slots.count == 1 { return }
         for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
@@ -523,12 +588,13 @@ internal import Synchronization
         while true {
             publish()
             let slot = me.leasedSlot
-            unlockAndWake(me)
+            unlockAndWake()
             if !me.graveyard.isEmpty { me.buryDead() }
 
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
+            var wasWoken = false
             if mayBeInterrupted {
-                if let slot { me.sleep(in: slot, deadline) } else { me.park(deadline) }
+                if let slot { wasWoken = me.sleep(in: slot, deadline) } else { wasWoken = me.park(deadline) }
             }
             if alertable { me.endAlertable() }
 
@@ -539,27 +605,30 @@ internal import Synchronization
                 gather(slot, me, atMost: takes ? out.count : .max)
                 if scheduler.queued > 0 && scheduler.canRunAnother, takes, unsafe scheduler.handOver() != nil {
                     let count = unsafe fill(out, first: packets.removeFirst())
-                    redistribute(me)
-                    unlockAndWake(me)
+                    redistribute()
+                    unlockAndWake()
                     if !me.graveyard.isEmpty { me.buryDead() }
-                    Observer.shared.noteDeparture()
+                    Observer.noteDeparture()
                     return .packets(count)
                 }
-                redistribute(me)
+                redistribute()
+                if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
             }
             switch me.delivery {
             case .none:
                 if alertable, me.hasCalls {
                     unsafe scheduler.withdraw(me.state)
                     publish()
-                    unlockAndWake(me)
+                    unlockAndWake()
+                    Observer.noteDeparture()
                     IOThread.runQueuedCalls()
                     return .callsRan
                 }
                 if deadline.remaining == 0 {
                     unsafe scheduler.withdraw(me.state)
                     publish()
-                    unlockAndWake(me)
+                    unlockAndWake()
+                    Observer.noteDeparture()
                     return .timedOut
                 }
                 if me.leasedSlot == nil { _ = leaseFree(for: me) }
@@ -567,12 +636,21 @@ internal import Synchronization
                 me.delivery = .none
                 let count = unsafe fill(out, first: entry)
                 publish()
-                unlockAndWake(me)
-                Observer.shared.noteDeparture()
+                unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
                 return .packets(count)
+            case .calls:
+                me.delivery = .none
+                unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
+                IOThread.runQueuedCalls()
+                return .callsRan
             case .abandoned:
                 me.delivery = .none
-                unlockAndWake(me)
+                unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
                 throw .abandoned
             }
         }
@@ -592,7 +670,7 @@ internal import Synchronization
             lock.unlock()
             return isQueued
         }
-        watchers.add(1, ordering: .sequentiallyConsistent)
+        watchers += 1
         lock.unlock()
         var satisfied = false
         me.blocking {
@@ -607,15 +685,18 @@ internal import Synchronization
                 futexWait(watchWord, while: generation, nanoseconds: left)
             }
         }
-        watchers.subtract(1, ordering: .sequentiallyConsistent)
+        lock.lock()
+        watchers -= 1
+        lock.unlock()
         return satisfied
     }
 
     // MARK: Submitting
 
-    /// The slot for a thread that leases none: one that somebody watches or will come back to, each in turn.
+    /// The slot for a thread that leases none: one that somebody watches or will come back to, else each in turn.
     func foreignSlot() -> Slot {
         if slots.count == 1 { return slots[0] }
+        for slot in slots where slot.isWatched { return slot }
         for slot in slots where slot.owner.load(ordering: .relaxed) != 0 { return slot }
         return slots[Int(nextForeignSlot.wrappingAdd(1, ordering: .relaxed).oldValue) % slots.count]
     }

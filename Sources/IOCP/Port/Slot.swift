@@ -9,8 +9,8 @@ internal import Synchronization
 @safe final class Slot: @unchecked Sendable {
     // Unchecked: `lock` guards the ring and the backlog, the port's lock guards `leaseholder`, the rest is atomic.
 
-    /// User data of a wake-up message. Nobody may consume one while a thread is on its way into the ring's wait: it would
-    /// sleep through it. Once nobody watches the ring, whoever harvests may, and must, to reach what lies behind.
+    /// User data of a wake-up message. None is consumed while a thread sleeps in the ring: one that has yet to enter
+    /// the kernel would sleep on.
     static let wakeTag: UInt64 = 1
     /// User data of requests whose completion says nothing.
     static let ignoredTag: UInt64 = 2
@@ -27,10 +27,10 @@ internal import Synchronization
     let owner = Atomic<UInt32>(0)
     /// The same thread, under the port's lock.
     var leaseholder: Unmanaged<IOThread>?
-    /// Threads that sleep in the ring, or are about to or back from it: they see every completion by themselves. Two when
-    /// the slot was leased anew while its former leaseholder slept in it.
-    let watchers = Atomic<Int>(0)
-    var isWatched: Bool { watchers.load(ordering: .sequentiallyConsistent) > 0 }
+    /// Threads that sleep in the ring, or are about to: the leaseholder, and one that had to yield the slot meanwhile.
+    let sleepers = Atomic<Int>(0)
+    /// Whether somebody will see every completion by itself.
+    var isWatched: Bool { sleepers.load(ordering: .sequentiallyConsistent) > 0 }
     /// Requests whose last completion has not been harvested.
     let inFlight = Atomic<Int>(0)
     /// How often the kernel was entered for this ring, roughly: the observer sees by it whether entries are stuck.
@@ -38,9 +38,11 @@ internal import Synchronization
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
 
-    private var ring: Ring
-    /// Under `lock`, except for looks at whether there is one.
-    private let backlogCount = Atomic<Int>(0)
+    private let guardedRing: Guarded<Ring>
+    private var ring: Ring {
+        @inline(__always) _read { yield guardedRing.value }
+        @inline(__always) _modify { yield &guardedRing.value }
+    }
     private var backlogFirst: OperationRecord.Pointer?
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
@@ -52,8 +54,9 @@ internal import Synchronization
         unsafe self.core = core
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
-        ring = try Ring(options)
+        let ring = try Ring(options)
         submitter = ring.submitter
+        guardedRing = Guarded(ring)
     }
 
     var fileDescriptor: Int32 { submitter.fileDescriptor }
@@ -88,7 +91,6 @@ internal import Synchronization
             unsafe backlogFirst = record
         }
         unsafe backlogLast = record
-        backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
         drainBacklog()
     }
@@ -101,20 +103,11 @@ internal import Synchronization
                 guard unsafe enqueue(Requests.entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
-            backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
 
-    var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
-
-    /// Submits what is queued and what waited for room. Called without locks.
-    func relieve() {
-        lock.lock()
-        drainBacklog()
-        lock.unlock()
-        submit()
-    }
+    var hasBacklog: Bool { unsafe backlogFirst != nil }
 
     /// Takes a record out of the backlog, if it is there: its request never reached the ring.
     func removeFromBacklog(_ record: OperationRecord.Pointer) -> Bool {
@@ -129,7 +122,6 @@ internal import Synchronization
                     unsafe backlogFirst = after
                 }
                 if unsafe backlogLast == record { unsafe backlogLast = previous }
-                backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 return true
             }
