@@ -335,7 +335,7 @@ enum Outcomes {
 
     /// Lets go of what an operation of several steps holds between them.
     static func dropHeld(_ record: OperationRecord.Pointer) {
-        if unsafe record.pointee.kind == .transmitFile { unsafe record.pointee.details!.pointee.closePipe() }
+        if unsafe record.pointee.kind == .transmitFile { unsafe Transmission.abandon(record) }
         unsafe dropAccepted(record)
     }
 
