@@ -385,3 +385,9 @@ private protocol Runnable: AnyObject { func run() }
 extension SideThread.Box: Runnable {
     func run() { result = Result { try body() } }
 }
+
+/// Hands something to a side thread that the test itself leaves alone meanwhile.
+struct Sending<Value>: @unchecked Sendable {
+    let value: Value
+    init(_ value: Value) { self.value = value }
+}
