@@ -450,7 +450,9 @@ enum Engine {
             // Bounded: a busy thread may owe the completion, which will find the reason when it comes.
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
-        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || record.pointee.isPending
+        if result >= 0 || result == -ETIME || result == -EALREADY { return true }
+        // It found the reason by itself between two requests, or will.
+        return unsafe record.pointee.isPending || record.pointee.status == .cancelled
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
