@@ -46,6 +46,9 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        // The server that README.md shows; ReadmeTests compares the two and runs it.
+        .executableTarget(
+            name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: strict),
         .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: strict),
     ]
