@@ -70,9 +70,9 @@ private final class RunningServer {
         // A thread of a pool blocks most signals, and its children would inherit that.
         var none = sigset_t()
         var previous = sigset_t()
-        unsafe sigemptyset(&none)
-        unsafe pthread_sigmask(SIG_SETMASK, &none, &previous)
-        defer { unsafe pthread_sigmask(SIG_SETMASK, &previous, nil) }
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, &previous)
+        defer { pthread_sigmask(SIG_SETMASK, &previous, nil) }
         try process.run()
         let line = String(decoding: output.fileHandleForReading.availableData, as: UTF8.self)
         port = try #require(UInt16(line.dropFirst("port ".count).dropLast()), "the server says its port, not: \(line)")
@@ -112,15 +112,15 @@ private final class Client: Sendable {
         address.sin_family = sa_family_t(AF_INET)
         address.sin_port = port.bigEndian
         address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
-        let connected = unsafe withUnsafeBytes(of: &address) {
-            unsafe connect(
+        let connected = withUnsafeBytes(of: &address) {
+            connect(
                 descriptor, $0.baseAddress!.assumingMemoryBound(to: sockaddr.self), socklen_t($0.count))
         }
         try #require(connected == 0, "errno \(errno)")
         var patience = timeval(tv_sec: 20, tv_usec: 0)
         let size = socklen_t(MemoryLayout<timeval>.size)
-        unsafe setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, size)
-        unsafe setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, size)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, size)
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, size)
     }
 
     deinit {
@@ -130,8 +130,8 @@ private final class Client: Sendable {
     func send(_ bytes: [UInt8]) {
         var sent = 0
         while sent < bytes.count {
-            let count = unsafe bytes.withUnsafeBytes {
-                unsafe Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL))
+            let count = bytes.withUnsafeBytes {
+                Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL))
             }
             guard count > 0 else { return }
             sent += count
@@ -143,8 +143,8 @@ private final class Client: Sendable {
         var bytes = [UInt8](repeating: 0, count: count)
         var received = 0
         while received < count {
-            let got = unsafe bytes.withUnsafeMutableBytes {
-                unsafe recv(descriptor, $0.baseAddress! + received, count - received, 0)
+            let got = bytes.withUnsafeMutableBytes {
+                recv(descriptor, $0.baseAddress! + received, count - received, 0)
             }
             guard got > 0 else { break }
             received += got

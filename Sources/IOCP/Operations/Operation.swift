@@ -140,16 +140,13 @@ internal import Synchronization
     /// Takes the idle record, so that its fields may be filled.
     @inline(__always)
     final func claim() throws(PortError) {
-        guard
-            unsafe record.pointee.phase.compareExchange(
-                expected: OperationRecord.Phase.idle, desired: OperationRecord.Phase.preparing,
-                ordering: .sequentiallyConsistent
-            ).exchanged
-        else { throw PortError.operationInFlight }
-        // A completer declares the record idle just before it writes the status, which must not hit a new start.
-        if unsafe record.pointee.isPending {
-            unclaim()
-            throw PortError.operationInFlight
+        while unsafe !record.pointee.phase.compareExchange(
+            expected: OperationRecord.Phase.idle, desired: OperationRecord.Phase.preparing,
+            ordering: .sequentiallyConsistent
+        ).exchanged {
+            // A completer writes the status a few instructions before it declares the record idle.
+            guard unsafe record.pointee.isCompleting else { throw PortError.operationInFlight }
+            sched_yield()
         }
     }
 

@@ -93,14 +93,20 @@ internal import Synchronization
         return raw & ~Self.waiterBit == Self.pending ? .pending : CompletionStatus(rawValue: raw)
     }
 
+    /// Whether the status is written and the record will be idle in a moment.
+    var isCompleting: Bool {
+        let now = phase.load(ordering: .acquiring)
+        return now != Phase.preparing && !isPending
+    }
+
     var isPending: Bool { state.load(ordering: .acquiring) & ~Self.waiterBit == Self.pending }
 }
 
 /// What the kernel is asked for, and how its answer is read.
 enum OperationKind: UInt8 {
     case none
-    case read, write, readVectored, writeVectored
-    case synchronize, synchronizeData, allocate, truncate
+    case read, write, readVectored, writeVectored, zeroByteRead
+    case synchronize, synchronizeData, allocate, truncate, truncateByCaller
     case receive, zeroByteReceive, receiveMessage, receiveContinuously
     case send, sendMessage
     case accept, acceptContinuously

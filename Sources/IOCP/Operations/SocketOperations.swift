@@ -199,6 +199,15 @@ extension Socket {
             kind: .send, memory: range.memory, length: range.count, callFlags: flags | sendFlags(file))
     }
 
+    /// A scattered or gathered read or write: as a message, since WRITEV on a broken connection raises SIGPIPE.
+    static func vectoredRequest(
+        _ operation: Operation, _ file: FileObject, _ length: Int, reads: Bool
+    ) -> Engine.Request {
+        operation.setMessage(nil, nil)
+        return unsafe Engine.Request(
+            kind: reads ? .receiveMessage : .sendMessage, length: length, callFlags: reads ? 0 : sendFlags(file))
+    }
+
     /// No signal for a broken connection; on a stream, the kernel itself goes on until all is sent.
     static func sendFlags(_ file: FileObject) -> Int32 {
         file.kind == .stream || file.kind == .pipe

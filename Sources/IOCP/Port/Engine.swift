@@ -39,7 +39,7 @@ enum Engine {
     /// The rings of operations on files that are not associated with a port (a9).
     static let unassociated: Result<PortCore, PortError> = {
         do throws(PortError) {
-            return .success(try PortCore(limit: 1, slotCount: 1, options: RingOptions()))
+            return .success(try PortCore(limit: 1, slotCount: 1, options: RingOptions(), isHomeless: true))
         } catch {
             return .failure(error)
         }
@@ -54,7 +54,7 @@ enum Engine {
         _ operation: Operation, on file: FileObject, _ request: Request, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        let me = IOThread.current
+        let me = unsafe IOThread.currentReference
         unsafe record.pointee.kind = request.kind
         unsafe record.pointee.memory = request.memory
         unsafe record.pointee.length = request.length
@@ -63,7 +63,7 @@ enum Engine {
         unsafe record.pointee.progress = 0
         unsafe record.pointee.step = 0
         unsafe record.pointee.information = 0
-        unsafe record.pointee.thread = me.serial
+        unsafe record.pointee.thread = me._withUnsafeGuaranteedRef { $0.serial }
         var flags = unsafe record.pointee.flags.intersection(.suppressPacket)
         if request.continuous { flags.insert(.continuous) }
         if request.alwaysPends { flags.insert(.alwaysPends) }
@@ -72,18 +72,19 @@ enum Engine {
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
 
-        let core: PortCore
-        if let port = unsafe try file.begin(record) {
-            core = port
-        } else {
-            do throws(PortError) {
-                core = try unassociated.get()
-            } catch {
-                _ = unsafe file.end(record)
-                throw error
+        // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
+        let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
+        let core: Unmanaged<PortCore>
+        do throws(PortError) {
+            if let port = unsafe try file.begin(record) {
+                unsafe core = port
+            } else {
+                unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
             }
+        } catch {
+            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
+            throw error
         }
-        unsafe record.pointee.state.store(OperationRecord.pending, ordering: .releasing)
         unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
         file.resetSignal()
         unsafe record.pointee.phase.store(
@@ -91,19 +92,44 @@ enum Engine {
         // Given back with the packet, or when the packet is suppressed or discarded.
         _ = unsafe Unmanaged.passRetained(operation)
 
-        var own: Slot?
-        if me.core === core { own = me.leasedSlot }
-        let slot = own ?? core.foreignSlot()
-        slot.lock.lock()
-        unsafe slot.push(record)
-        unsafe record.pointee.isQueued.store(true, ordering: .releasing)
-        slot.lock.unlock()
-
-        if start == .deferred, own != nil {
-            Observer.noteDeferral()
+        let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
+        let slot = unsafe own ?? Unmanaged.passUnretained(core._withUnsafeGuaranteedRef { $0.foreignSlot() })
+        unsafe slot._withUnsafeGuaranteedRef { slot in
+            slot.lock.lock()
+            unsafe slot.push(record)
+            unsafe record.pointee.isQueued.store(true, ordering: .releasing)
+            slot.lock.unlock()
+        }
+        if start == .deferred, unsafe own != nil {
+            Observer.noteDeparture()
             return .pending
         }
-        return try enter(operation, slot, core, file, start, me)
+        return unsafe try enter(
+            operation, slot.takeUnretainedValue(), core.takeUnretainedValue(), file, start, me.takeUnretainedValue())
+    }
+
+    /// The rings for an operation that was entered into the list of a file without a port.
+    @inline(never)
+    private static func startUnassociated(
+        _ record: OperationRecord.Pointer, _ file: FileObject, _ me: IOThread
+    ) throws(PortError) -> Unmanaged<PortCore> {
+        do throws(PortError) {
+            let core = try unassociated.get()
+            me.noteUnassociated(file)
+            return unsafe Unmanaged.passUnretained(core)
+        } catch {
+            _ = unsafe file.end(record, status: error.status.rawValue, signals: false)
+            throw error
+        }
+    }
+
+    /// A thread ends: so do its operations on files that have no port (e35).
+    static func cancelUnassociated(_ files: [FileObject], startedBy serial: UInt32) {
+        for file in files where file.association == nil {
+            for operation in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == serial }) {
+                _ = cancel(operation)
+            }
+        }
     }
 
     /// The part of a start that enters the kernel at once.
@@ -115,11 +141,13 @@ enum Engine {
         slot.submit()
         defer {
             core.settle(slot)
+            // Its leaseholder may be out for long, with nothing in flight when it left.
+            Observer.noteDeparture()
             me.buryDead()
         }
         guard start == .eager else { return .pending }
         // Completed during the submission: the completion is in the ring now.
-        core.progress(me)
+        core.progress(me, including: slot)
         if unsafe record.pointee.phase.compareExchange(
             expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.inFlight,
             ordering: .sequentiallyConsistent
@@ -137,17 +165,17 @@ enum Engine {
         let status = unsafe CompletionStatus(rawValue: record.pointee.inlineStatus)
         let information = unsafe record.pointee.information
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
-        let end = unsafe file.end(record)
+        let event = operation.completionEvent
+        let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !status.isError)
         if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
+        if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
         if status.isError {
             // No packet, the event stays reset, the reference of the start is given back.
-            unsafe record.pointee.state.store(status.rawValue, ordering: .releasing)
             unsafe Unmanaged.passUnretained(operation).release()
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
+        event?.set()
         operation.unclaim()
-        unsafe record.pointee.state.store(status.rawValue, ordering: .releasing)
-        signal(operation, file, end)
         let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !status.isWarning  // e14
         if !suppressed, !skips, let port = unsafe end.port {
             unsafe port.takeUnretainedValue().deliver(
@@ -164,14 +192,6 @@ enum Engine {
         return .completed(bytes: Int(truncatingIfNeeded: information))
     }
 
-    private static func signal(_ operation: Operation, _ file: FileObject, _ end: FileObject.Completion) {
-        if let event = operation.completionEvent {
-            event.set()
-        } else if !end.modes.contains(.skipSetEventOnHandle) {
-            file.setSignal()  // e10
-        }
-    }
-
     // MARK: Completing
 
     /// Turns completions of a slot's ring into packets. Returns how many were written.
@@ -182,8 +202,7 @@ enum Engine {
         _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, _ me: IOThread
     ) -> Int {
         slot.lock.lock()
-        let owner = slot.owner.load(ordering: .relaxed)
-        let isMine = owner == me.serial
+        let isMine = slot.owner.load(ordering: .relaxed) == me.serial
         var produced = 0
         var consumed: UInt32 = 0
         var ready = slot.completionsReady
@@ -195,8 +214,8 @@ enum Engine {
             }
             let completion = slot.completion(at: consumed)
             if completion.userData & Slot.tagMask != 0 {
-                // Somebody else's wake-up, not yet seen by the sleeper it is for: leave it.
-                if completion.userData == Slot.wakeTag && !isMine && owner != 0 { break }
+                // A wake-up, perhaps not yet seen by the sleeper it is for: leave it.
+                if completion.userData == Slot.wakeTag && slot.isWatched { break }
                 consumed += 1
                 continue
             }
@@ -244,6 +263,8 @@ enum Engine {
                 Outcomes.closeDescriptor(auxiliary)
             }
             if rearms {
+                // What came before the end was asked for is delivered; then the record comes round to see the reason.
+                if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
                 unsafe slot.push(record)
                 pushed = true
             }
@@ -277,27 +298,26 @@ enum Engine {
                     ordering: .sequentiallyConsistent)
             }
         }
-        // Everything that is needed is read before the record is declared idle: its owner may start it again then.
+        // The record is declared idle last: its user may start it again then, and close the file and let go of the event.
         let owner = unsafe record.pointee.owner
         let token = unsafe record.pointee.token
         let event = unsafe record.pointee.event
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let file = unsafe record.pointee.file!
-        let end = unsafe file._withUnsafeGuaranteedRef { unsafe $0.end(record) }
+        // An operation without a port of its own: the file keeps the port alive that its packet goes to.
+        if let slot, unsafe slot.core.isHomeless { unsafe me.graveyard.append(file.takeUnretainedValue()) }
+        let end = unsafe file._withUnsafeGuaranteedRef {
+            unsafe $0.end(record, status: status.rawValue, signals: event == nil)
+        }
         unsafe out.initialize(
             to: PacketEntry(
                 key: end.key,
                 overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? token, information: information,
                 status: status.rawValue, auxiliary: auxiliary, slot: slot?.index ?? 0,
                 flags: owner == nil ? flags : flags.union(.operation)))
-        unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .releasing)
-        let before = unsafe record.pointee.state.exchange(status.rawValue, ordering: .sequentiallyConsistent)
-        if before & OperationRecord.waiterBit != 0 { unsafe futexWake(record.pointee.state, count: .max) }
-        if let event = unsafe event {
-            unsafe event._withUnsafeGuaranteedRef { $0.set() }
-        } else if !end.modes.contains(.skipSetEventOnHandle) {
-            unsafe file._withUnsafeGuaranteedRef { $0.setSignal() }
-        }
+        if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
+        unsafe event?._withUnsafeGuaranteedRef { $0.set() }
+        unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
         if unsafe suppressed || end.port == nil {
             unsafe discard(out.pointee, graveyard: me)
@@ -367,28 +387,31 @@ enum Engine {
         slot.lock.lock()
         let waited =
             unsafe slot.removeFromBacklog(record)
-            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) }
-                ?? false
+            || (record.pointee.kind == .receiveContinuously
+                && record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) })
         slot.lock.unlock()
         if waited {
             var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
             let status = unsafe Outcomes.interruption(record) ?? .cancelled
+            unsafe Outcomes.dropHeld(record)
             _ = unsafe finish(record, status, 0, 0, [], nil, me, &entry)
             me.buryDead()
             return true
         }
-        slot.submit()
         let identity = UInt64(UInt(bitPattern: record))
-        var result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
-        if result == -ENOENT {
-            // Between two requests, or completed: the ring tells once its completions are seen.
-            core.progress(me)
+        var result: Int32
+        var attempts = 0
+        repeat {
             slot.submit()
-            if unsafe record.pointee.isPending {
-                result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
-            }
-        }
+            result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
+            if result != -ENOENT { break }
+            // Between two requests, or completed: the ring tells once its completions are seen.
+            core.progress(me, including: slot)
+            attempts += 1
+            if attempts > 2 { sched_yield() }
+            // Bounded: a busy thread may owe the completion, which will find the reason when it comes.
+        } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
-        return result >= 0 || result == -ETIME || result == -EALREADY
+        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || record.pointee.isPending
     }
 }

@@ -14,12 +14,14 @@ internal import Synchronization
     let serial: UInt32
 
     /// The port that the thread is tied to (d4). Only the thread itself touches it.
-    var core: PortCore?
+    private(set) var core: PortCore?
+    /// The same as an address, to compare without counting references.
+    private var coreAddress: UnsafeMutableRawPointer?
     /// The scheduler's part, under the port's lock.
     let state: ThreadState.Pointer
     /// The slot that the thread leases or leased last; `slot.owner` says whether it still does. Changed by others only
     /// under the port's lock while this thread waits.
-    unowned(unsafe) var slot: Slot?
+    var slotReference: Unmanaged<Slot>?
 
     enum Delivery {
         case none
@@ -39,19 +41,23 @@ internal import Synchronization
         static let awake: UInt32 = 0
         static let woken: UInt32 = 1
         static let parked: UInt32 = 2
+        /// From here on: asleep in the ring of the slot with that number, less this. One word says both, so that a
+        /// waker cannot pair the sleep of now with the slot of before.
         static let inRing: UInt32 = 3
     }
 
     private let parking = Atomic<UInt32>(Parking.awake)
-    /// The slot in whose ring it sleeps, valid while `parking` is `inRing`.
-    private unowned(unsafe) var sleepingSlot: Slot?
 
     /// Room for harvested packets: a page, used by this thread only.
     let scratch: UnsafeMutablePointer<PacketEntry>
     static let scratchCapacity = 64
 
     /// Objects whose last reference was dropped under a lock: let go of when none is held.
-    var graveyard: [AnyObject] = []
+    private let guardedGraveyard: Guarded<[AnyObject]> = Guarded([])
+    var graveyard: [AnyObject] {
+        @inline(__always) _read { yield guardedGraveyard.value }
+        @inline(__always) _modify { yield &guardedGraveyard.value }
+    }
 
     private let callsLock = FutexLock()
     private var calls: [@Sendable () -> Void] = []
@@ -59,6 +65,14 @@ internal import Synchronization
     /// The port in whose alertable dequeue the thread sleeps, or nil; under `callsLock`.
     private var alertableCore: PortCore?
     private var isSleepingAlertably = false
+
+    /// Files without a port that the thread has started operations on: these end with it (e35).
+    private var unassociated: [ObjectIdentifier: WeakFile] = [:]
+    private var unassociatedPruneCount = 64
+
+    private struct WeakFile {
+        weak var file: FileObject?
+    }
 
     private static let nextSerial = Atomic<UInt32>(1)
 
@@ -93,21 +107,60 @@ internal import Synchronization
             // The thread ends, however it ends: its place, its ring and its operations go on without it (d14, e34).
             let thread = unsafe Unmanaged<IOThread>.fromOpaque(pointer!).takeRetainedValue()
             thread.core?.leave(thread)
-            thread.core = nil
+            thread.tie(to: nil)
+            Engine.cancelUnassociated(thread.unassociated.values.compactMap { $0.file }, startedBy: thread.serial)
             thread.buryDead()
         }
         return thread
     }
 
+    func tie(to core: PortCore?) {
+        self.core = core
+        unsafe coreAddress = core.map { unsafe Unmanaged.passUnretained($0).toOpaque() }
+    }
+
+    @inline(__always)
+    func isTied(to core: PortCore) -> Bool {
+        unsafe coreAddress == Unmanaged.passUnretained(core).toOpaque()
+    }
+
+    @inline(__always)
+    func isTied(to core: Unmanaged<PortCore>) -> Bool {
+        unsafe coreAddress == core.toOpaque()
+    }
+
+    /// The calling thread, uncounted: it outlives every use by itself.
+    @inline(__always)
+    static var currentReference: Unmanaged<IOThread> {
+        if let known = unsafe iocp_tls_get() { return unsafe Unmanaged<IOThread>.fromOpaque(known) }
+        return unsafe Unmanaged.passUnretained(makeCurrent())
+    }
+
+    /// The slot, if the thread leases it now, uncounted: its port outlives the lease.
+    @inline(__always)
+    var leasedReference: Unmanaged<Slot>? {
+        guard let reference = unsafe slotReference,
+            unsafe reference._withUnsafeGuaranteedRef({ $0.owner.load(ordering: .relaxed) }) == serial
+        else { return nil }
+        return unsafe reference
+    }
+
     /// The slot, if the thread leases it now.
     @inline(__always)
     var leasedSlot: Slot? {
-        guard let slot = unsafe slot, slot.owner.load(ordering: .relaxed) == serial else { return nil }
-        return slot
+        unsafe leasedReference?.takeUnretainedValue()
     }
 
     static func from(_ state: ThreadState.Pointer) -> IOThread {
         unsafe Unmanaged<IOThread>.fromOpaque(state.pointee.owner).takeUnretainedValue()
+    }
+
+    func noteUnassociated(_ file: FileObject) {
+        if unassociated.count >= unassociatedPruneCount {
+            unassociated = unassociated.filter { $0.value.file?.association == nil && $0.value.file != nil }
+            unassociatedPruneCount = max(64, unassociated.count * 2)
+        }
+        unassociated[ObjectIdentifier(file)] = WeakFile(file: file)
     }
 
     func buryDead() {
@@ -121,8 +174,9 @@ internal import Synchronization
 
     // MARK: Sleeping and waking
 
-    /// Sleeps until woken or until the deadline. Returns at once if woken already.
-    func park(_ deadline: Deadline) {
+    /// Sleeps until woken or until the deadline. Returns whether it was woken, at once if it was already.
+    @discardableResult
+    func park(_ deadline: Deadline) -> Bool {
         if parking.compareExchange(
             expected: Parking.awake, desired: Parking.parked, ordering: .sequentiallyConsistent
         ).exchanged {
@@ -132,17 +186,22 @@ internal import Synchronization
                 futexWait(parking, while: Parking.parked, nanoseconds: left)
             }
         }
-        parking.store(Parking.awake, ordering: .sequentiallyConsistent)
+        return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
     }
+
+    /// Waits for the wake-up of a delivery that the thread has seen before its waker came to waking it.
+    ///
+    /// Each delivery has one wake-up, and the thread must not leave its wait before: it would be taken for the next
+    /// wait, elsewhere perhaps, and the waker still follows `nextToWake`.
+    func awaitWakeUp() { park(.never) }
 
     /// Sleeps in a slot's ring, submitting what it holds on the way, until a completion, a wake-up or the deadline.
     ///
-    /// Returns the kernel's word: negative errno, -ETIME after the deadline.
-    func sleep(in slot: Slot, _ deadline: Deadline) {
-        unsafe sleepingSlot = slot
-        slot.isWatched.store(true, ordering: .sequentiallyConsistent)
+    /// Returns whether it was woken.
+    func sleep(in slot: Slot, _ deadline: Deadline) -> Bool {
+        slot.sleepers.add(1, ordering: .sequentiallyConsistent)
         if parking.compareExchange(
-            expected: Parking.awake, desired: Parking.inRing, ordering: .sequentiallyConsistent
+            expected: Parking.awake, desired: Parking.inRing + UInt32(slot.index), ordering: .sequentiallyConsistent
         ).exchanged {
             let left = deadline.remaining
             if left != 0 {
@@ -154,17 +213,18 @@ internal import Synchronization
             // Woken before it slept. What it had deferred must not be forgotten.
             slot.submit()
         }
-        slot.isWatched.store(false, ordering: .sequentiallyConsistent)
-        parking.store(Parking.awake, ordering: .sequentiallyConsistent)
+        slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
+        return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
     }
 
-    /// Ends the thread's wait. Called without locks, after `delivery` was set under the port's lock.
-    func wake() {
-        let sleeper = unsafe sleepingSlot
-        switch parking.exchange(Parking.woken, ordering: .sequentiallyConsistent) {
-        case Parking.parked: futexWake(parking, count: 1)
-        case Parking.inRing: sleeper?.wakeSleeper()
-        default: break
+    /// Ends the thread's wait, in the port if it is one for packets. Called without the port's lock, once for each
+    /// `delivery` that was set under it.
+    func wake(in core: PortCore? = nil) {
+        let before = parking.exchange(Parking.woken, ordering: .sequentiallyConsistent)
+        if before == Parking.parked {
+            futexWake(parking, count: 1)
+        } else if before >= Parking.inRing {
+            core?.slots[Int(before - Parking.inRing)].wakeSleeper()
         }
     }
 
@@ -193,13 +253,10 @@ internal import Synchronization
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)
         let core = alertableCore
-        let asleep = isSleepingAlertably
+        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one.
+        if core == nil, isSleepingAlertably { wake() }
         callsLock.unlock()
-        if let core {
-            core.interrupt(self)
-        } else if asleep {
-            wake()
-        }
+        core?.interrupt(self)
     }
 
     var hasCalls: Bool { callCount.load(ordering: .sequentiallyConsistent) > 0 }
@@ -253,6 +310,8 @@ internal import Synchronization
                 thread.callsLock.unlock()
                 if sleeps { thread.park(deadline) }
                 thread.endAlertable()
+                // One that came after the time was up.
+                thread.parking.store(Parking.awake, ordering: .sequentiallyConsistent)
                 if deadline.remaining == 0 { break }
             }
         }

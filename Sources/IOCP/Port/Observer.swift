@@ -23,19 +23,14 @@ final class Observer: @unchecked Sendable {
     private let epoll: Int32
     private let doorbell: Int32
     private let lock = FutexLock()
-    private var cores: [WeakCore] = []
-    private var homes: [UInt64: WeakCore] = [:]
+    private var cores: [PortCore] = []
+    private var homes: [UInt64: (core: PortCore, slotIndex: Int)] = [:]
     private var isStarted = false
 
     /// 1 while the thread does not tick and nobody has asked it to.
     private static let isAsleep = Atomic<Bool>(true)
     /// Wake-ups of the thread, for tests: an idle port causes none.
     static let wakeUps = Atomic<Int>(0)
-
-    private struct WeakCore {
-        weak var core: PortCore?
-        let slotIndex: Int
-    }
 
     private init() {
         epoll = iocp_epoll_create()
@@ -46,22 +41,22 @@ final class Observer: @unchecked Sendable {
         _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
     }
 
+    /// Keeps the port until it is forgotten: when its last reference is closed and its last file is gone.
     func watch(_ core: PortCore) {
         lock.lock()
-        cores.removeAll { $0.core == nil }
-        cores.append(WeakCore(core: core, slotIndex: 0))
+        cores.append(core)
         for (index, slot) in core.slots.enumerated() {
-            homes[slot.identifier] = WeakCore(core: core, slotIndex: index)
+            homes[slot.identifier] = (core, index)
             // Disarmed for now.
             _ = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
         }
         lock.unlock()
     }
 
-    func forget(_ slots: [Slot]) {
+    func forget(_ core: PortCore) {
         lock.lock()
-        for slot in slots { homes[slot.identifier] = nil }
-        cores.removeAll { $0.core == nil }
+        for slot in core.slots { homes[slot.identifier] = nil }
+        cores.removeAll { $0 === core }
         lock.unlock()
     }
 
@@ -71,15 +66,10 @@ final class Observer: @unchecked Sendable {
         _ = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
     }
 
-    /// A thread goes out into user code. Costs a load unless the observer sleeps.
+    /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps; the lock that
+    /// the thread released just before orders what it did before this look.
     @inline(__always)
-    func noteDeparture() {
-        if Self.isAsleep.load(ordering: .sequentiallyConsistent) { ring() }
-    }
-
-    /// A thread has deferred an entry. The lock that it released just before orders the entry before this look.
-    @inline(__always)
-    static func noteDeferral() {
+    static func noteDeparture() {
         if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
     }
 
@@ -152,16 +142,15 @@ final class Observer: @unchecked Sendable {
     private func look(at identifier: UInt64, _ me: IOThread) {
         lock.lock()
         let home = homes[identifier]
-        let core = home?.core
         lock.unlock()
-        guard let core, let home else { return }
-        let slot = core.slots[home.slotIndex]
+        guard let (core, index) = home else { return }
+        let slot = core.slots[index]
         if core.observe(slot, me) { arm(slot) }
     }
 
     private func tickAll(_ me: IOThread) -> Bool {
         lock.lock()
-        let living = cores.compactMap { $0.core }
+        let living = cores
         lock.unlock()
         var busy = false
         for core in living where core.tick(me) { busy = true }

@@ -11,11 +11,28 @@ internal import Synchronization
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
     let lock = FutexLock()
-    private var scheduler: Scheduler
-    private var packets = PacketQueue()
-    private(set) var slots: [Slot] = []
+    let limit: Int
+    /// Whether it carries the operations of files that have no port, or had none when they were started.
+    let isHomeless: Bool
+    private let guardedScheduler: Guarded<Scheduler>
+    private let guardedPackets = Guarded(PacketQueue())
+    private var scheduler: Scheduler {
+        @inline(__always) _read { yield guardedScheduler.value }
+        @inline(__always) _modify { yield &guardedScheduler.value }
+    }
+    private var packets: PacketQueue {
+        @inline(__always) _read { yield guardedPackets.value }
+        @inline(__always) _modify { yield &guardedPackets.value }
+    }
+    private let guardedSlots: Guarded<[Slot]> = Guarded([])
+    /// Constant once the port is made.
+    var slots: [Slot] {
+        @inline(__always) _read { yield guardedSlots.value }
+    }
     /// Open references to the port (f2), and whether all are gone.
     private var references = 1
+    /// File objects that are associated with the port.
+    private var files = 0
     private var isClosed = false
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
@@ -35,13 +52,13 @@ internal import Synchronization
     /// When a drowning slot last called for help, in nanoseconds.
     private var lastHelp: Int64 = 0
 
-    var limit: Int { scheduler.limit }
-
-    init(limit: Int, slotCount: Int, options: RingOptions) throws(PortError) {
-        scheduler = Scheduler(limit: limit)
+    init(limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false) throws(PortError) {
+        self.limit = limit
+        self.isHomeless = isHomeless
+        guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
-                slots.append(try Slot(of: self, index: index, options: options))
+                guardedSlots.value.append(try Slot(of: self, index: index, options: options))
             }
         } catch {
             throw PortError(error)
@@ -50,7 +67,6 @@ internal import Synchronization
     }
 
     deinit {
-        Observer.shared.forget(slots)
         while packets.count > 0 {
             Engine.discard(packets.removeFirst(), graveyard: IOThread.current)
         }
@@ -75,6 +91,7 @@ internal import Synchronization
             lock.unlock()
             return
         }
+        let isRetired = files == 0
         isClosed = true
         closedMirror.store(true, ordering: .sequentiallyConsistent)
         while let waiter = unsafe scheduler.abandonNext() {
@@ -94,7 +111,25 @@ internal import Synchronization
         unlockAndWake()
         if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
+        if isRetired { Observer.shared.forget(self) }
         me.buryDead()
+    }
+
+    /// A file object is associated: its operations keep the port alive, and observed, after the last reference (f1).
+    func addFile() throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isClosed else { throw .portClosed }
+        files += 1
+    }
+
+    /// It is gone, with all of its operations.
+    func removeFile() {
+        lock.lock()
+        files -= 1
+        let isRetired = files == 0 && isClosed
+        lock.unlock()
+        if isRetired { Observer.shared.forget(self) }
     }
 
     // MARK: Posting
@@ -108,7 +143,7 @@ internal import Synchronization
             throw .portClosed
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.core === self, let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
+        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
             absorb(slot, me, atMost: .max)
         }
         let wakesWatchers = insert(entry)
@@ -145,10 +180,10 @@ internal import Synchronization
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
     var depth: Int {
         let me = IOThread.current
-        if me.core === self { me.leasedSlot?.submit() }
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         if !isClosed {
-            for slot in slots where !slot.isWatched.load(ordering: .relaxed) { absorb(slot, me, atMost: .max) }
+            for slot in slots where !slot.isWatched { absorb(slot, me, atMost: .max) }
         }
         let count = scheduler.queued
         publish()
@@ -178,7 +213,7 @@ internal import Synchronization
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
             unsafe thread.nextToWake = nil
-            thread.wake()
+            thread.wake(in: self)
         }
     }
 
@@ -198,7 +233,8 @@ internal import Synchronization
     /// Gives the thread a slot of its own if there is one: the one it had, a free one, or one whose leaseholder sleeps.
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
-        if let last = unsafe thread.slot, unsafe last.core === self, last.owner.load(ordering: .relaxed) == 0 {
+        if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
+            last.owner.load(ordering: .relaxed) == 0 {
             grant(last, to: thread)
             return
         }
@@ -232,7 +268,7 @@ internal import Synchronization
     private func grant(_ slot: Slot, to thread: IOThread) {
         unsafe slot.leaseholder = Unmanaged.passUnretained(thread)
         slot.owner.store(thread.serial, ordering: .sequentiallyConsistent)
-        unsafe thread.slot = slot
+        unsafe thread.slotReference = Unmanaged.passUnretained(slot)
     }
 
     /// Takes the thread's slot away. Returns it: it is to be settled without the lock.
@@ -260,7 +296,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        unsafe thread.slot = nil
+        unsafe thread.slotReference = nil
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -287,6 +323,7 @@ internal import Synchronization
         }
         publish()
         lock.unlock()
+        Observer.noteDeparture()
     }
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.
@@ -360,11 +397,12 @@ internal import Synchronization
         }
     }
 
-    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet.
-    func progress(_ me: IOThread) {
-        if me.core === self { me.leasedSlot?.submit() }
+    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet. Rings in which a
+    /// thread sleeps are left to it, but for one that the caller needs to know about now.
+    func progress(_ me: IOThread, including wanted: Slot? = nil) {
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where !slot.isWatched.load(ordering: .relaxed) && slot.submitter.completionsReady > 0 {
+        for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
@@ -376,8 +414,7 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched.load(ordering: .acquiring)
-        {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
@@ -412,22 +449,27 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let me = IOThread.current
-        // The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
-        if me.core === self, let slot = me.leasedSlot, queuedMirror.load(ordering: .relaxed) == 0,
-            runningMirror.load(ordering: .relaxed) <= scheduler.limit, !closedMirror.load(ordering: .relaxed)
-        {
-            if slot.submitter.completionsReady > 0 || slot.submitter.needsEnter {
-                slot.submit()
-                let count = unsafe harvestDirectly(slot, into: out, me)
-                if count > 0 {
-                    if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
-                    Observer.shared.noteDeparture()
-                    return .packets(count)
-                }
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        if count > 0 { return .packets(count) }
+        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
+    }
+
+    /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
+    @inline(__always)
+    private func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, queuedMirror.load(ordering: .relaxed) == 0,
+            runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
+        else { return 0 }
+        return unsafe slot._withUnsafeGuaranteedRef { slot in
+            guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            slot.submit()
+            let count = unsafe harvestDirectly(slot, into: out, me)
+            if count > 0 {
+                if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
+                Observer.noteDeparture()
             }
+            return count
         }
-        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, me)
     }
 
     @inline(__always)
@@ -450,7 +492,7 @@ internal import Synchronization
     /// waking costs more than a few completions.
     @inline(never)
     private func callForHelp(_ slot: Slot, _ me: IOThread) {
-        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < scheduler.limit
+        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit
         else {
             return
         }
@@ -469,17 +511,17 @@ internal import Synchronization
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
         guard !closedMirror.load(ordering: .relaxed) else { throw .portClosed }
-        if me.core !== self {
+        if !me.isTied(to: self) {
             // b21: before the thread is tied to the port, its calls come first, and do not tie it.
             if alertable, me.hasCalls {
                 IOThread.runQueuedCalls()
                 return .callsRan
             }
             me.core?.leave(me)
-            me.core = self
+            me.tie(to: self)
         }
-        if let slot = me.leasedSlot, deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
-            slot.submit()
+        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+            unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
 
         lock.lock()
@@ -488,14 +530,14 @@ internal import Synchronization
             throw .portClosed
         }
         unsafe scheduler.beginRemoval(me.state)
-        if me.leasedSlot == nil { _ = leaseFree(for: me) }
+        if unsafe me.leasedReference == nil { _ = leaseFree(for: me) }
         collect(me, atMost: out.count)
         if unsafe scheduler.take(me.state) {
             let count = unsafe fill(out, first: packets.removeFirst())
             redistribute()
             unlockAndWake()
             me.buryDead()
-            Observer.shared.noteDeparture()
+            Observer.noteDeparture()
             return .packets(count)
         }
         if alertable, me.hasCalls {
@@ -503,6 +545,7 @@ internal import Synchronization
             publish()
             unlockAndWake()
             me.buryDead()
+            Observer.noteDeparture()
             IOThread.runQueuedCalls()
             return .callsRan
         }
@@ -511,6 +554,7 @@ internal import Synchronization
             publish()
             unlockAndWake()
             me.buryDead()
+            Observer.noteDeparture()
             return .timedOut
         }
         return unsafe try wait(into: out, deadline, alertable: alertable, me)
@@ -518,9 +562,9 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = me.leasedSlot { gather(own, me, atMost: most) }
+        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched.load(ordering: .acquiring) {
+        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }
@@ -548,8 +592,9 @@ internal import Synchronization
             if !me.graveyard.isEmpty { me.buryDead() }
 
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
+            var wasWoken = false
             if mayBeInterrupted {
-                if let slot { me.sleep(in: slot, deadline) } else { me.park(deadline) }
+                if let slot { wasWoken = me.sleep(in: slot, deadline) } else { wasWoken = me.park(deadline) }
             }
             if alertable { me.endAlertable() }
 
@@ -563,7 +608,7 @@ internal import Synchronization
                     redistribute()
                     unlockAndWake()
                     if !me.graveyard.isEmpty { me.buryDead() }
-                    Observer.shared.noteDeparture()
+                    Observer.noteDeparture()
                     return .packets(count)
                 }
                 redistribute()
@@ -575,6 +620,7 @@ internal import Synchronization
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
+                    Observer.noteDeparture()
                     IOThread.runQueuedCalls()
                     return .callsRan
                 }
@@ -582,6 +628,7 @@ internal import Synchronization
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
+                    Observer.noteDeparture()
                     return .timedOut
                 }
                 if me.leasedSlot == nil { _ = leaseFree(for: me) }
@@ -590,16 +637,20 @@ internal import Synchronization
                 let count = unsafe fill(out, first: entry)
                 publish()
                 unlockAndWake()
-                Observer.shared.noteDeparture()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
                 return .packets(count)
             case .calls:
                 me.delivery = .none
                 unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
                 IOThread.runQueuedCalls()
                 return .callsRan
             case .abandoned:
                 me.delivery = .none
                 unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
                 throw .abandoned
             }
         }
@@ -642,9 +693,10 @@ internal import Synchronization
 
     // MARK: Submitting
 
-    /// The slot for a thread that leases none: one that somebody watches or will come back to, each in turn.
+    /// The slot for a thread that leases none: one that somebody watches or will come back to, else each in turn.
     func foreignSlot() -> Slot {
         if slots.count == 1 { return slots[0] }
+        for slot in slots where slot.isWatched { return slot }
         for slot in slots where slot.owner.load(ordering: .relaxed) != 0 { return slot }
         return slots[Int(nextForeignSlot.wrappingAdd(1, ordering: .relaxed).oldValue) % slots.count]
     }

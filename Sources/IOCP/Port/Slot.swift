@@ -9,7 +9,8 @@ internal import Synchronization
 @safe final class Slot: @unchecked Sendable {
     // Unchecked: `lock` guards the ring and the backlog, the port's lock guards `leaseholder`, the rest is atomic.
 
-    /// User data of a wake-up message. Only the leaseholder may consume one: a thief would lose the wake-up.
+    /// User data of a wake-up message. None is consumed while a thread sleeps in the ring: one that has yet to enter
+    /// the kernel would sleep on.
     static let wakeTag: UInt64 = 1
     /// User data of requests whose completion says nothing.
     static let ignoredTag: UInt64 = 2
@@ -26,8 +27,10 @@ internal import Synchronization
     let owner = Atomic<UInt32>(0)
     /// The same thread, under the port's lock.
     var leaseholder: Unmanaged<IOThread>?
-    /// Whether the leaseholder sleeps in the ring and will see every completion by itself.
-    let isWatched = Atomic<Bool>(false)
+    /// Threads that sleep in the ring, or are about to: the leaseholder, and one that had to yield the slot meanwhile.
+    let sleepers = Atomic<Int>(0)
+    /// Whether somebody will see every completion by itself.
+    var isWatched: Bool { sleepers.load(ordering: .sequentiallyConsistent) > 0 }
     /// Requests whose last completion has not been harvested.
     let inFlight = Atomic<Int>(0)
     /// How often the kernel was entered for this ring, roughly: the observer sees by it whether entries are stuck.
@@ -35,7 +38,11 @@ internal import Synchronization
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
 
-    private var ring: Ring
+    private let guardedRing: Guarded<Ring>
+    private var ring: Ring {
+        @inline(__always) _read { yield guardedRing.value }
+        @inline(__always) _modify { yield &guardedRing.value }
+    }
     private var backlogFirst: OperationRecord.Pointer?
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
@@ -47,8 +54,9 @@ internal import Synchronization
         unsafe self.core = core
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
-        ring = try Ring(options)
+        let ring = try Ring(options)
         submitter = ring.submitter
+        guardedRing = Guarded(ring)
     }
 
     var fileDescriptor: Int32 { submitter.fileDescriptor }

@@ -1,0 +1,291 @@
+#define _GNU_SOURCE
+#include "bench_post.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct queue {
+    pthread_mutex_t lock;
+    pthread_cond_t not_empty;
+    struct bench_packet *cells;
+    uint64_t head, tail, mask;
+};
+
+static int queue_create(struct queue *queue, uint64_t capacity) {
+    memset(queue, 0, sizeof *queue);
+    pthread_mutex_init(&queue->lock, NULL);
+    pthread_cond_init(&queue->not_empty, NULL);
+    queue->mask = capacity - 1;
+    queue->cells = calloc(capacity, sizeof *queue->cells);
+    return queue->cells ? 0 : -ENOMEM;
+}
+
+static void queue_destroy(struct queue *queue) {
+    pthread_cond_destroy(&queue->not_empty);
+    pthread_mutex_destroy(&queue->lock);
+    free(queue->cells);
+}
+
+static void grow(struct queue *queue) {
+    uint64_t capacity = queue->mask + 1;
+    struct bench_packet *cells = malloc(2 * capacity * sizeof *cells);
+    if (!cells)
+        abort();
+    for (uint64_t i = queue->head; i != queue->tail; i++)
+        cells[i & (2 * capacity - 1)] = queue->cells[i & queue->mask];
+    free(queue->cells);
+    queue->cells = cells;
+    queue->mask = 2 * capacity - 1;
+}
+
+static inline void append(struct queue *queue, const struct bench_packet *packet) {
+    if (queue->tail - queue->head > queue->mask)
+        grow(queue);
+    queue->cells[queue->tail++ & queue->mask] = *packet;
+}
+
+// The calls that a user of such a queue makes: kept out of line, as a library's would be.
+
+__attribute__((noinline)) static void post(struct queue *queue, const struct bench_packet *packet) {
+    pthread_mutex_lock(&queue->lock);
+    append(queue, packet);
+    pthread_mutex_unlock(&queue->lock);
+}
+
+__attribute__((noinline)) static uint32_t take(struct queue *queue, struct bench_packet *packets, uint32_t limit) {
+    uint32_t count = 0;
+    pthread_mutex_lock(&queue->lock);
+    while (count < limit && queue->head != queue->tail)
+        packets[count++] = queue->cells[queue->head++ & queue->mask];
+    pthread_mutex_unlock(&queue->lock);
+    return count;
+}
+
+__attribute__((noinline)) static void post_and_signal(struct queue *queue, const struct bench_packet *packet) {
+    pthread_mutex_lock(&queue->lock);
+    append(queue, packet);
+    pthread_mutex_unlock(&queue->lock);
+    pthread_cond_signal(&queue->not_empty);
+}
+
+__attribute__((noinline)) static void wait_and_take(struct queue *queue, struct bench_packet *packet) {
+    pthread_mutex_lock(&queue->lock);
+    while (queue->head == queue->tail)
+        pthread_cond_wait(&queue->not_empty, &queue->lock);
+    *packet = queue->cells[queue->head++ & queue->mask];
+    pthread_mutex_unlock(&queue->lock);
+}
+
+static void *sleep_until_cancelled(void *unused) {
+    for (;;)
+        pause();
+    return unused;
+}
+
+// glibc leaves the locked instructions out of a mutex while a process has one thread. A queue between threads is never
+// used in such a process, so the functions that need only one thread have a second one that sleeps.
+static int start_idle_thread(pthread_t *thread) {
+    return -pthread_create(thread, NULL, sleep_until_cancelled, NULL);
+}
+
+static void end_idle_thread(pthread_t thread) {
+    pthread_cancel(thread);
+    pthread_join(thread, NULL);
+}
+
+int bench_post_queue_pair(const struct bench_post_config *config, struct bench_outcome *outcome) {
+    struct queue queue;
+    pthread_t idle;
+    int result = queue_create(&queue, 1024);
+    if (!result)
+        result = start_idle_thread(&idle);
+    if (result)
+        return result;
+    uint64_t operations = 0;
+    bench_outcome_begin(outcome);
+    uint64_t deadline = outcome->nanoseconds + config->nanoseconds;
+    do {
+        // The clock is read once in a thousand: it costs as much as the pair.
+        for (int i = 0; i < 1000; i++) {
+            struct bench_packet packet = {.key = operations, .bytes = 64}, taken;
+            post(&queue, &packet);
+            if (take(&queue, &taken, 1) != 1 || taken.key != operations)
+                result = -EIO;
+            operations++;
+        }
+    } while (bench_now() < deadline);
+    bench_outcome_end(outcome, operations, -1);
+    end_idle_thread(idle);
+    queue_destroy(&queue);
+    return result;
+}
+
+int bench_post_queue_batch(const struct bench_post_config *config, struct bench_outcome *outcome) {
+    struct queue queue;
+    pthread_t idle;
+    int result = queue_create(&queue, 1024);
+    if (!result)
+        result = start_idle_thread(&idle);
+    if (result)
+        return result;
+    struct bench_packet *taken = calloc(config->batch, sizeof *taken);
+    uint64_t operations = 0;
+    bench_outcome_begin(outcome);
+    uint64_t deadline = outcome->nanoseconds + config->nanoseconds;
+    do {
+        for (int i = 0; i < 100; i++) {
+            for (uint32_t j = 0; j < config->batch; j++) {
+                struct bench_packet packet = {.key = operations + j, .bytes = 64};
+                post(&queue, &packet);
+            }
+            if (take(&queue, taken, config->batch) != config->batch
+                || taken[config->batch - 1].key != operations + config->batch - 1)
+                result = -EIO;
+            operations += config->batch;
+        }
+    } while (bench_now() < deadline);
+    bench_outcome_end(outcome, operations, -1);
+    end_idle_thread(idle);
+    free(taken);
+    queue_destroy(&queue);
+    return result;
+}
+
+static const uint64_t STOP = UINT64_MAX;
+
+static void *pong(void *argument) {
+    struct queue *queues = argument;
+    struct bench_packet packet;
+    do {
+        wait_and_take(&queues[0], &packet);
+        post_and_signal(&queues[1], &packet);
+    } while (packet.key != STOP);
+    return NULL;
+}
+
+int bench_post_queue_pingpong(const struct bench_post_config *config, struct bench_outcome *outcome,
+                              struct bench_samples *samples) {
+    struct queue queues[2];
+    int result = queue_create(&queues[0], 64);
+    if (!result)
+        result = queue_create(&queues[1], 64);
+    pthread_t thread;
+    if (!result)
+        result = -pthread_create(&thread, NULL, pong, queues);
+    if (result)
+        return result;
+    struct bench_packet packet = {0};
+    uint64_t operations = 0;
+    bench_outcome_begin(outcome);
+    uint64_t started = outcome->nanoseconds, deadline = started + config->nanoseconds;
+    while (started < deadline) {
+        packet.key = operations++;
+        post_and_signal(&queues[0], &packet);
+        wait_and_take(&queues[1], &packet);
+        if (packet.key != operations - 1)
+            result = -EIO;
+        uint64_t now = bench_now();
+        bench_sample(samples, now - started);
+        started = now;
+    }
+    bench_outcome_end(outcome, operations, -1);
+    packet.key = STOP;
+    post_and_signal(&queues[0], &packet);
+    pthread_join(thread, NULL);
+    queue_destroy(&queues[0]);
+    queue_destroy(&queues[1]);
+    return result;
+}
+
+struct many {
+    const struct bench_post_config *config;
+    struct queue queue;
+    pthread_barrier_t start;
+};
+
+struct many_thread {
+    struct many *many;
+    pthread_t thread;
+    uint64_t count, sum;
+} __attribute__((aligned(64)));
+
+static void *produce(void *argument) {
+    struct many_thread *self = argument;
+    struct many *many = self->many;
+    pthread_barrier_wait(&many->start);
+    for (uint64_t i = 0; i < many->config->packets; i++) {
+        struct bench_packet packet = {.key = i, .bytes = 64};
+        post_and_signal(&many->queue, &packet);
+    }
+    return NULL;
+}
+
+static void *consume(void *argument) {
+    struct many_thread *self = argument;
+    struct many *many = self->many;
+    struct bench_packet packet;
+    pthread_barrier_wait(&many->start);
+    for (;;) {
+        wait_and_take(&many->queue, &packet);
+        if (packet.key == STOP)
+            return NULL;
+        self->count++;
+        self->sum += packet.key;
+    }
+}
+
+// One repetition: fresh threads, all posts, all takes.
+static int run_many(struct many *many, struct many_thread *threads) {
+    const struct bench_post_config *config = many->config;
+    uint32_t total = config->producers + config->consumers;
+    int result = queue_create(&many->queue, 1024);
+    if (result)
+        return result;
+    pthread_barrier_init(&many->start, NULL, total + 1);
+    for (uint32_t i = 0; i < total; i++) {
+        threads[i] = (struct many_thread){.many = many};
+        // A thread missing from the barrier would leave the others in it for ever.
+        if (pthread_create(&threads[i].thread, NULL, i < config->producers ? produce : consume, &threads[i]))
+            abort();
+    }
+    pthread_barrier_wait(&many->start);
+    for (uint32_t i = 0; i < config->producers; i++)
+        pthread_join(threads[i].thread, NULL);
+    for (uint32_t i = 0; i < config->consumers; i++) {
+        struct bench_packet stop = {.key = STOP};
+        post_and_signal(&many->queue, &stop);
+    }
+    uint64_t count = 0, sum = 0;
+    for (uint32_t i = config->producers; i < total; i++) {
+        pthread_join(threads[i].thread, NULL);
+        count += threads[i].count;
+        sum += threads[i].sum;
+    }
+    pthread_barrier_destroy(&many->start);
+    queue_destroy(&many->queue);
+    uint64_t packets = config->packets;
+    bool complete = count == config->producers * packets && sum == config->producers * (packets * (packets - 1) / 2);
+    return complete ? 0 : -EIO;
+}
+
+int bench_post_queue_many(const struct bench_post_config *config, struct bench_outcome *outcome) {
+    struct many many = {.config = config};
+    struct many_thread *threads =
+        aligned_alloc(64, (config->producers + config->consumers) * sizeof(struct many_thread));
+    if (!threads)
+        return -ENOMEM;
+    uint64_t operations = 0;
+    int result;
+    bench_outcome_begin(outcome);
+    uint64_t deadline = outcome->nanoseconds + config->nanoseconds;
+    do {
+        result = run_many(&many, threads);
+        operations += config->producers * config->packets;
+    } while (!result && bench_now() < deadline);
+    bench_outcome_end(outcome, operations, -1);
+    free(threads);
+    return result;
+}

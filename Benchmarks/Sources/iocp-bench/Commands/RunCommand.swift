@@ -1,0 +1,112 @@
+import ArgumentParser
+import CBaselines
+import FoundationEssentials
+
+/// What a user runs.
+struct RunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "iocp-bench",
+        abstract: "Measures the completion port beside raw liburing, epoll and plain system calls.",
+        discussion: """
+            Every row does the same work in a process of its own; rounds of all rows are interleaved, the table shows \
+            medians and the ratio to the reference row with the least and the greatest of the rounds. Without \
+            arguments all suites run, in about a minute.
+            """
+    )
+
+    @Argument(help: ArgumentHelp("Suites or cases, as --list names them (default: all).", valueName: "suite"))
+    var suites: [String] = []
+
+    @Option(help: ArgumentHelp("Where the results go, as JSON.", valueName: "file"))
+    var json = ".build/iocp-bench-results.json"
+
+    @Option(help: ArgumentHelp("Interleaved rounds.", valueName: "count"))
+    var rounds: Int?
+
+    @Option(help: ArgumentHelp("Measured seconds of a row in a round (default: the suite's).", valueName: "seconds"))
+    var seconds: Double?
+
+    @Option(
+        help: ArgumentHelp("Only this row, by its id; may be repeated. The reference always runs.", valueName: "id"))
+    var row: [String] = []
+
+    @Option(help: ArgumentHelp("Where the file for the file suite is created, and removed.", valueName: "directory"))
+    var directory = ".build"
+
+    @Option(help: ArgumentHelp("Size of that file.", valueName: "MiB"))
+    var fileSize: Int?
+
+    @Flag(help: "One very short round: proves that everything works, measures nothing well.")
+    var quick = false
+
+    @Flag(help: "Lists suites, cases and rows.")
+    var list = false
+
+    func validate() throws {
+        guard (1...1000).contains(rounds ?? 1) else { throw ValidationError("--rounds takes 1 to 1000.") }
+        guard (0.01...600).contains(seconds ?? 1) else { throw ValidationError("--seconds takes 0.01 to 600.") }
+        guard (1...1 << 20).contains(fileSize ?? 1) else { throw ValidationError("--file-size takes 1 to 1048576.") }
+        for name in suites where selection(named: name).isEmpty {
+            throw ValidationError("No suite or case is called \(name). --list shows them.")
+        }
+        let known = Set(Suite.allCases.flatMap(\.rows).map(\.id))
+        for id in row where !known.contains(id) {
+            throw ValidationError("No row is called \(id). --list shows them.")
+        }
+    }
+
+    func run() throws {
+        if list {
+            printList()
+            return
+        }
+        let settings = RunSettings(
+            rounds: rounds ?? (quick ? 1 : 3),
+            seconds: seconds ?? (quick ? 0.1 : nil),
+            warmUp: quick ? 0.05 : 0.15,
+            fileBytes: UInt64(fileSize ?? (quick ? 32 : 256)) << 20,
+            directory: directory,
+            quick: quick
+        )
+        bench_raise_descriptor_limit()
+        let results = try Runner(settings: settings, suites: selected).run()
+        print(Table(results).text)
+        try results.write(to: json)
+        print("\nResults: \(json)")
+        if results.failures > 0 {
+            throw ExitCode.failure
+        }
+    }
+
+    /// The suites with only the chosen cases and rows.
+    private var selected: [Suite] {
+        let wanted = suites.isEmpty ? Suite.allCases.map(\.id) : suites.flatMap(selection(named:))
+        return Suite.all.compactMap { suite in
+            var suite = suite
+            suite.cases = suite.cases.filter { wanted.contains($0.id) }.compactMap { item in
+                guard !row.isEmpty else { return item }
+                var item = item
+                guard item.rows.contains(where: { row.contains($0.id) }) else { return nil }
+                item.rows = item.rows.filter { row.contains($0.id) || $0.role == .reference }
+                return item
+            }
+            return suite.cases.isEmpty ? nil : suite
+        }
+    }
+
+    private func selection(named name: String) -> [String] {
+        Suite.allCases.map(\.id).filter { $0 == name || $0.hasPrefix(name + "/") }
+    }
+
+    private func printList() {
+        for suite in Suite.all {
+            print("\(suite.name): \(suite.summary)")
+            for item in suite.cases {
+                print("  \(item.id): \(item.title)")
+                for row in item.rows {
+                    print("    \(row.id): \(row.title)\(row.role == .reference ? ", the reference" : "")")
+                }
+            }
+        }
+    }
+}

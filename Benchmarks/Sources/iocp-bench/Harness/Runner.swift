@@ -1,0 +1,125 @@
+import CBaselines
+import Glibc
+
+/// What holds for a whole run. Also a part of the results.
+struct RunSettings: Codable, Sendable {
+    var rounds: Int
+    /// nil: each suite's own.
+    var seconds: Double?
+    var warmUp: Double
+    var fileBytes: UInt64
+    var directory: String
+    var quick: Bool
+}
+
+/// Runs cases in interleaved rounds.
+struct Runner {
+    var settings: RunSettings
+    var suites: [Suite]
+
+    private var file: String { settings.directory + "/iocp-bench-\(getpid()).data" }
+    private var copy: String { settings.directory + "/iocp-bench-\(getpid()).copy" }
+
+    func run() throws -> Results {
+        var results = Results(settings: settings, suites: suites)
+        var progress = Progress(
+            steps: settings.rounds * suites.flatMap(\.cases).map(\.rows.count).reduce(0, +))
+        let needsFile = suites.contains { $0.name == Suite.file.name }
+        defer {
+            for path in needsFile ? [file, copy] : [] {
+                _ = unsafe unlink(path)
+            }
+        }
+        if needsFile {
+            progress.note("creating a file of \(settings.fileBytes >> 20) MiB in \(settings.directory)")
+            try createDirectory(settings.directory)
+            try unsafe check(bench_file_create(file, settings.fileBytes), "creating \(file)")
+        }
+        for (suiteIndex, suite) in suites.enumerated() {
+            for round in 0..<settings.rounds {
+                for (caseIndex, item) in suite.cases.enumerated() {
+                    // Another row begins each round, so that none always follows the same neighbour.
+                    for turn in item.rows.indices {
+                        let rowIndex = (turn + round) % item.rows.count
+                        let row = item.rows[rowIndex]
+                        progress.begin("\(suite.name): \(item.title): \(row.title), round \(round + 1)")
+                        let outcome = Result { try measure(item, row, seconds: settings.seconds ?? suite.seconds) }
+                        progress.end(outcome, of: item)
+                        results.suites[suiteIndex].cases[caseIndex].rows[rowIndex].add(outcome)
+                    }
+                }
+            }
+        }
+        progress.finish()
+        results.summarise()
+        return results
+    }
+
+    private func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
+        switch row.body {
+        case .work:
+            try measureWork(item, row, seconds: seconds)
+        case .server(let workers, _):
+            try measureServer(row, workers: workers, traffic: item.traffic!, seconds: seconds)
+        }
+    }
+
+    private func measureWork(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
+        let child = try ChildProcess([
+            "_work", "--case", item.id, "--row", row.id, "--seconds", "\(seconds)",
+            "--file", file, "--file-bytes", "\(settings.fileBytes)", "--copy", copy,
+        ])
+        let measurement = try child.receive(Measurement.self, within: seconds + 60)
+        try child.finish()
+        // Before the kernel writes it back: the disk's work must not fall into the next row.
+        _ = unsafe unlink(copy)
+        return measurement
+    }
+
+    private func measureServer(_ row: Row, workers: Int, traffic: Traffic, seconds: Double) throws -> Measurement {
+        let processors = Machine.allowedProcessors
+        let pinned = workers == 1 && processors.count >= 2
+        // Four messages in a buffer, or what is under way, whichever is more; within reason at both ends.
+        let bufferBytes = min(max(512, 4 * traffic.bytes, traffic.bytes * traffic.depth), 65536)
+
+        let server = try ChildProcess(
+            [
+                "_server", "--kind", row.id, "--connections", "\(traffic.connections + 8)",
+                "--buffer-bytes", "\(bufferBytes)",
+            ] + (pinned ? ["--processor", "\(processors.first!)"] : []))
+        let port = try server.receive(ServerPort.self, within: 10).port
+
+        let load = try ChildProcess(
+            [
+                "_load", "--port", "\(port)", "--connections", "\(traffic.connections)", "--bytes", "\(traffic.bytes)",
+                "--depth", "\(traffic.depth)", "--seconds", "\(seconds)", "--warm-up", "\(settings.warmUp)",
+            ] + (pinned ? ["--processor", "\(processors.last!)"] : []))
+        _ = try load.receive(LoadStarted.self, within: settings.warmUp + 30)
+        try server.send("mark")
+        let before = try server.receive(ServerSnapshot.self, within: 5)
+        let result = try load.receive(LoadResult.self, within: seconds + 30)
+        try server.send("mark")
+        let after = try server.receive(ServerSnapshot.self, within: 5)
+        try load.finish()
+        try server.finish()
+
+        guard result.messages > 0, after.bytes > before.bytes else { throw Failure("no message came back") }
+        // The server's cost is divided by what the server did between the same two looks at it; the few messages by
+        // which that differs from the load's own window then cancel out.
+        let served = Double(after.bytes - before.bytes) / Double(traffic.bytes)
+        let scale = Double(result.messages) / served
+        func scaled(_ key: KeyPath<ServerSnapshot, UInt64>) -> UInt64 {
+            UInt64((Double(after[keyPath: key] - before[keyPath: key]) * scale).rounded())
+        }
+        return Measurement(
+            operations: result.messages,
+            seconds: result.seconds,
+            cpuNanoseconds: scaled(\.cpuNanoseconds),
+            voluntarySwitches: scaled(\.voluntarySwitches),
+            involuntarySwitches: scaled(\.involuntarySwitches),
+            systemCalls: after.systemCalls == 0 ? nil : scaled(\.systemCalls),
+            latency: result.latency,
+            loadNanoseconds: result.cpuNanoseconds
+        )
+    }
+}

@@ -1,0 +1,114 @@
+/// The table that a run ends in.
+struct Table {
+    private let results: Results
+
+    init(_ results: Results) {
+        self.results = results
+    }
+
+    private static let columns = [
+        "", "rate/s", "p50", "p99", "p99.9", "CPU/op", "switch/op", "calls/op", "rate × ref", "CPU × ref",
+    ]
+
+    var text: String {
+        let machine = results.machine
+        var lines = [
+            "\(machine.processor), \(machine.processors) processors, \(machine.kernel), liburing \(machine.liburing)",
+            "medians of \(results.settings.rounds) interleaved round\(results.settings.rounds == 1 ? "" : "s")"
+                + "; ratios to the reference (*) of the same round: median (least–greatest)",
+        ]
+        let sections = results.suites.flatMap { suite in
+            suite.cases.map { item in
+                (title: "\(suite.name): \(item.title) (rate in \(item.operations))", rows: item.rows.map(Self.cells))
+            }
+        }
+        let cells = [Self.columns] + sections.flatMap(\.rows)
+        let widths = Self.columns.indices.map { column in cells.map { $0[column].count }.max() ?? 0 }
+        func line(_ cells: [String]) -> String {
+            zip(cells, widths).enumerated().map { column, cell in
+                column == 0 ? Self.pad(cell.0, after: cell.1) : Self.pad(cell.0, before: cell.1)
+            }.joined(separator: "  ")
+        }
+        lines += ["", line(Self.columns)]
+        for section in sections {
+            lines += ["", section.title]
+            lines += section.rows.map(line)
+        }
+        for row in results.suites.flatMap(\.cases).flatMap({ item in item.rows.map { (item, $0) } }) {
+            lines += row.1.errors.map { "FAILED: \(row.0.id), \(row.1.id): \($0)" }
+        }
+        return lines.joined(separator: "\n")
+    }
+
+    private static func cells(_ row: Results.RowResult) -> [String] {
+        let title = "  \(row.title)\(row.role == .reference ? " *" : "")"
+        guard let summary = row.summary else {
+            return [title, "failed"] + Array(repeating: "", count: columns.count - 2)
+        }
+        let isReference = row.role == .reference
+        return [
+            title,
+            rate(summary.rate.median),
+            duration(summary.p50?.median),
+            duration(summary.p99?.median),
+            duration(summary.p999?.median),
+            duration(summary.cpuPerOperation.median),
+            count(summary.switchesPerOperation.median),
+            count(summary.callsPerOperation?.median),
+            isReference ? "1" : ratio(summary.rateRatio),
+            isReference ? "1" : ratio(summary.cpuRatio),
+        ]
+    }
+
+    // MARK: Figures
+
+    /// Three or four digits and a unit.
+    static func rate(_ value: Double) -> String {
+        switch value {
+        case 1e6...: fixed(value / 1e6, 2) + " M"
+        case 1e5...: fixed(value / 1e3, 0) + " k"
+        case 1e4...: fixed(value / 1e3, 1) + " k"
+        default: fixed(value, 0)
+        }
+    }
+
+    static func duration(_ nanoseconds: Double?) -> String {
+        switch nanoseconds {
+        case nil: "–"
+        case let value? where value >= 1e6: fixed(value / 1e6, 2) + " ms"
+        case let value? where value >= 1e4: fixed(value / 1e3, 1) + " µs"
+        case let value? where value >= 1e3: fixed(value / 1e3, 2) + " µs"
+        case let value? where value >= 100: fixed(value, 0) + " ns"
+        case let value?: fixed(value, 1) + " ns"
+        }
+    }
+
+    static func count(_ value: Double?) -> String {
+        value.map { fixed($0, $0 < 10 ? 3 : 0) } ?? "–"
+    }
+
+    static func ratio(_ spread: Spread?) -> String {
+        spread.map { "\(fixed($0.median, 2)) (\(fixed($0.min, 2))–\(fixed($0.max, 2)))" } ?? "–"
+    }
+
+    private static func fixed(_ value: Double, _ digits: Int) -> String {
+        guard value.isFinite, value.magnitude < 1e15 else { return "–" }
+        var scale = 1.0
+        for _ in 0..<digits {
+            scale *= 10
+        }
+        let scaled = Int64((value.magnitude * scale).rounded())
+        let whole = "\(scaled / Int64(scale))"
+        let fraction = "\(scaled % Int64(scale))"
+        let sign = value < 0 && scaled > 0 ? "-" : ""
+        return digits == 0 ? sign + whole : sign + whole + "." + pad(fraction, before: digits, with: "0")
+    }
+
+    private static func pad(_ text: String, before width: Int, with filler: Character = " ") -> String {
+        String(repeating: filler, count: max(0, width - text.count)) + text
+    }
+
+    private static func pad(_ text: String, after width: Int) -> String {
+        text + String(repeating: " ", count: max(0, width - text.count))
+    }
+}

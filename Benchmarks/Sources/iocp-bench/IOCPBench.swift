@@ -1,0 +1,16 @@
+import ArgumentParser
+
+@main
+enum IOCPBench {
+    /// The parts that a run starts as processes of their own. They are not for users: `--help` does not show them.
+    private static let parts: [any ParsableCommand.Type] = [ServerCommand.self, LoadCommand.self, WorkCommand.self]
+
+    static func main() {
+        let arguments = Array(CommandLine.arguments.dropFirst())
+        if let part = parts.first(where: { $0.configuration.commandName == arguments.first }) {
+            part.main(Array(arguments.dropFirst()))
+        } else {
+            RunCommand.main(arguments)
+        }
+    }
+}

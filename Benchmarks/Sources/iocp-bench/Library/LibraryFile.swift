@@ -1,0 +1,130 @@
+import CBaselines
+import IOCP
+import SystemPackage
+
+/// The file rows through a port with one thread.
+enum LibraryFile {
+    private final class BlockRead: Operation, @unchecked Sendable {
+        // Unchecked: one thread starts and dequeues.
+        var block: UInt64 = 0
+        var started: UInt64 = 0
+    }
+
+    /// Keeps `depth` random reads in flight.
+    static func read(_ settings: WorkSettings, depth: Int) throws -> Measurement {
+        let file = try File(FilePath(settings.file))
+        let port = try CompletionPort(associating: file, key: 0, concurrencyLimit: 1)
+        let samples = try Samples()
+        let blockBytes = Int(BENCH_BLOCK_BYTES)
+        let blocks = settings.fileBytes / UInt64(blockBytes)
+        let reads = (0..<depth).map { _ in
+            BlockRead(buffer: IOBuffer(capacity: blockBytes, alignment: blockBytes))
+        }
+        var batch = PacketBatch(capacity: depth)
+        var state: UInt64 = 0x2545_F491
+        var operations: UInt64 = 0
+        var inFlight = depth
+        var outcome = bench_outcome()
+
+        unsafe bench_outcome_begin(&outcome)
+        var now = outcome.nanoseconds
+        let deadline = now + settings.nanoseconds
+        func start(_ read: BlockRead) throws {
+            read.block = unsafe bench_next_block(&state, blocks)
+            read.started = now
+            try file.read(read, at: .at(Int64(read.block) * Int64(blockBytes)))
+        }
+        for read in reads {
+            try start(read)
+        }
+        while inFlight > 0 {
+            let count = try port.dequeue(into: &batch)
+            now = bench_now()
+            for index in 0..<count {
+                let packet = batch[index]
+                // Nothing else is associated with the port.
+                let read = unsafe unsafeDowncast(packet.operation!, to: BlockRead.self)
+                guard packet.isSuccess, packet.bytes == blockBytes,
+                    unsafe read.buffer!.baseAddress.load(as: UInt64.self) == read.block
+                else { throw Failure("block \(read.block) was not read: \(packet.status), \(packet.bytes) bytes") }
+                samples.record(now - read.started)
+                if now < deadline {
+                    try start(read)
+                } else {
+                    inFlight -= 1
+                }
+            }
+            operations += UInt64(count)
+        }
+        unsafe bench_outcome_end(&outcome, operations, -1)
+        return Measurement(outcome, latency: samples.latency)
+    }
+
+    private final class Chunk: Operation, @unchecked Sendable {
+        // Unchecked: one thread starts and dequeues.
+        var offset: Int64 = 0
+        /// Bytes of the chunk that are still to be read.
+        var left = 0
+        var isWriting = false
+    }
+
+    /// Copies the file in chunks, several in flight; each is read, then written. The harness verifies the copy.
+    static func copy(_ settings: WorkSettings, chunkBytes: Int, depth: Int) throws -> Measurement {
+        let source = try File(FilePath(settings.file))
+        let destination = try File(FilePath(settings.copy), .writeOnly, options: [.create, .truncate])
+        let port = try CompletionPort(concurrencyLimit: 1)
+        try port.associate(source, key: 0)
+        try port.associate(destination, key: 1)
+        let length = try source.length()
+        let chunks = (0..<depth).map { _ in Chunk(buffer: IOBuffer(capacity: chunkBytes, alignment: 4096)) }
+        // What C maps populated, so that no page is faulted in while the clock runs.
+        for chunk in chunks {
+            unsafe chunk.buffer!.bytes.initializeMemory(as: UInt8.self, repeating: 0)
+        }
+        var batch = PacketBatch(capacity: depth)
+        var next: Int64 = 0
+        var inFlight = 0
+        var outcome = bench_outcome()
+
+        unsafe bench_outcome_begin(&outcome)
+        func readNext(_ chunk: Chunk) throws {
+            guard next < length else { return }
+            chunk.offset = next
+            chunk.left = Int(min(Int64(chunkBytes), length - next))
+            chunk.isWriting = false
+            next += Int64(chunk.left)
+            inFlight += 1
+            try source.read(chunk, at: .at(chunk.offset), into: 0..<chunk.left)
+        }
+        for chunk in chunks {
+            try readNext(chunk)
+        }
+        while inFlight > 0 {
+            for index in 0..<(try port.dequeue(into: &batch)) {
+                let packet = batch[index]
+                let chunk = unsafe unsafeDowncast(packet.operation!, to: Chunk.self)
+                guard packet.isSuccess, packet.bytes > 0 else {
+                    throw Failure("the copy stopped at \(chunk.offset): \(packet.status)")
+                }
+                if !chunk.isWriting {
+                    chunk.isWriting = true
+                    try destination.write(chunk, at: .at(chunk.offset), from: 0..<packet.bytes)
+                    continue
+                }
+                inFlight -= 1
+                chunk.offset += Int64(packet.bytes)
+                chunk.left -= packet.bytes
+                if chunk.left > 0 {
+                    // The read came short.
+                    chunk.isWriting = false
+                    inFlight += 1
+                    try source.read(chunk, at: .at(chunk.offset), into: 0..<chunk.left)
+                } else {
+                    try readNext(chunk)
+                }
+            }
+        }
+        unsafe bench_outcome_end(&outcome, UInt64(length), -1)
+        return Measurement(outcome, scale: 1 << 20)
+    }
+}

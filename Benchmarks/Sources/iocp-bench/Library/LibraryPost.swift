@@ -1,0 +1,149 @@
+import CBaselines
+import IOCP
+import Synchronization
+
+/// The post rows through ports.
+enum LibraryPost {
+    /// One thread posts and dequeues.
+    static func pair(_ settings: WorkSettings) throws -> Measurement {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        var operations: UInt = 0
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        let deadline = outcome.nanoseconds + settings.nanoseconds
+        repeat {
+            // The clock is read once in a thousand, as in C.
+            for _ in 0..<1000 {
+                try port.post(bytes: 64, key: operations)
+                guard let packet = try port.dequeue(timeout: .zero), packet.key == operations else {
+                    throw Failure("a packet was lost")
+                }
+                operations += 1
+            }
+        } while bench_now() < deadline
+        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        return Measurement(outcome)
+    }
+
+    /// One thread posts `size` packets and dequeues them in one call.
+    static func batch(_ settings: WorkSettings, size: Int) throws -> Measurement {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        var batch = PacketBatch(capacity: size)
+        var operations: UInt = 0
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        let deadline = outcome.nanoseconds + settings.nanoseconds
+        repeat {
+            for _ in 0..<100 {
+                for offset in 0..<UInt(size) {
+                    try port.post(bytes: 64, key: operations + offset)
+                }
+                guard try port.dequeue(into: &batch, timeout: .zero) == size,
+                    batch[size - 1].key == operations + UInt(size) - 1
+                else { throw Failure("packets were lost") }
+                operations += UInt(size)
+            }
+        } while bench_now() < deadline
+        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        return Measurement(outcome)
+    }
+
+    /// What ends a thread that dequeues.
+    private static let stop = UInt.max
+
+    /// Two threads, a port for each.
+    static func pingPong(_ settings: WorkSettings) throws -> Measurement {
+        let ports = try (0..<2).map { _ in try CompletionPort(concurrencyLimit: 1) }
+        let samples = try Samples()
+        let other = try WaitableThread {
+            // A failure here leaves the first thread waiting, and the watchdog ends it.
+            while let packet = try? ports[1].dequeue() {
+                try? ports[0].post(bytes: packet.information, key: packet.key)
+                if packet.key == stop {
+                    return
+                }
+            }
+        }
+        var operations: UInt = 0
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        var started = outcome.nanoseconds
+        let deadline = started + settings.nanoseconds
+        while started < deadline {
+            try ports[1].post(bytes: 64, key: operations)
+            guard let packet = try ports[0].dequeue(), packet.key == operations else {
+                throw Failure("a packet was lost")
+            }
+            operations += 1
+            let now = bench_now()
+            samples.record(now - started)
+            started = now
+        }
+        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        try ports[1].post(key: stop)
+        other.join()
+        return Measurement(outcome, latency: samples.latency)
+    }
+
+    /// Producers post as fast as they can, consumers dequeue one at a time, on one port.
+    static func many(_ settings: WorkSettings, producers: Int, consumers: Int, packets: Int) throws -> Measurement {
+        var operations = 0
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        let deadline = outcome.nanoseconds + settings.nanoseconds
+        repeat {
+            // As in C, each repetition has fresh threads and a fresh queue.
+            try repetition(producers: producers, consumers: consumers, packets: packets)
+            operations += producers * packets
+        } while bench_now() < deadline
+        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        return Measurement(outcome)
+    }
+
+    private struct Tally: Sendable {
+        var count = 0
+        var sum: UInt = 0
+    }
+
+    private static func repetition(producers: Int, consumers: Int, packets: Int) throws {
+        let port = try CompletionPort(concurrencyLimit: consumers)
+        let barrier = StartBarrier(threads: producers + consumers)
+        let taken = Mutex(Tally())
+        let consuming = try (0..<consumers).map { _ in
+            try WaitableThread {
+                var tally = Tally()
+                barrier.wait()
+                while let packet = try? port.dequeue(), packet.key != stop {
+                    tally.count += 1
+                    tally.sum += packet.key
+                }
+                taken.withLock { [tally] total in
+                    total.count += tally.count
+                    total.sum += tally.sum
+                }
+            }
+        }
+        let producing = try (0..<producers).map { _ in
+            try WaitableThread {
+                barrier.wait()
+                for number in 0..<UInt(packets) {
+                    try? port.post(bytes: 64, key: number)
+                }
+            }
+        }
+        for thread in producing {
+            thread.join()
+        }
+        for _ in 0..<consumers {
+            try port.post(key: stop)
+        }
+        for thread in consuming {
+            thread.join()
+        }
+        let total = taken.withLock { $0 }
+        let expected = UInt(producers) * (UInt(packets) * UInt(packets - 1) / 2)
+        guard total.count == producers * packets, total.sum == expected else {
+            throw Failure("\(producers * packets) packets were posted, \(total.count) came out")
+        }
+    }
+}

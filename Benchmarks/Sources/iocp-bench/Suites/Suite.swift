@@ -1,0 +1,74 @@
+/// A named group of cases. To add a suite, add a value to `Suite.all`; to add a row (a peer), add it to its cases.
+struct Suite: Sendable {
+    var name: String
+    var summary: String
+    /// Length of the measured window of a row unless the user says otherwise.
+    var seconds: Double
+    var cases: [Case]
+
+    static let all: [Suite] = [echo, file, post]
+
+    /// The cases of all suites.
+    static var allCases: [Case] { all.flatMap(\.cases) }
+}
+
+/// The same work for several rows, which run interleaved.
+struct Case: Sendable {
+    /// Suite and case, as in `echo/64B-c64`.
+    var id: String
+    var title: String
+    /// What operations are called, in the plural.
+    var operations: String
+    /// What the load generator sends; nil for cases without one.
+    var traffic: Traffic?
+    var rows: [Row]
+
+    var reference: Row? { rows.first { $0.role == .reference } }
+}
+
+/// One implementation of the work.
+struct Row: Sendable {
+    var id: String
+    var title: String
+    var role: Role
+    var body: Body
+
+    enum Role: String, Codable, Sendable {
+        /// The library.
+        case subject
+        /// What ratios are taken against.
+        case reference
+        /// Another way to do it without the library.
+        case baseline
+    }
+
+    /// How it runs. Either way it is a process of its own, so that no row sees another's heap, threads or rings.
+    enum Body: Sendable {
+        /// Measures itself.
+        case work(@Sendable (WorkSettings) throws -> Measurement)
+        /// Serves until told to stop, under the load generator. With one worker it has the first processor and the
+        /// load has the last; with more, both may use all.
+        case server(workers: Int, @Sendable (EchoServerContext) throws -> Void)
+    }
+}
+
+/// What a row without a load generator is told.
+struct WorkSettings: Sendable {
+    /// Length of the measured window.
+    var seconds: Double
+    /// The benchmark's file, of whole blocks.
+    var file: String
+    var fileBytes: UInt64
+    /// For a copy of it; the harness removes it.
+    var copy: String
+
+    var nanoseconds: UInt64 { UInt64(seconds * 1e9) }
+}
+
+/// What the load generator does.
+struct Traffic: Sendable {
+    var connections: Int
+    var bytes: Int
+    /// Messages under way on each connection.
+    var depth: Int
+}
