@@ -42,7 +42,9 @@ internal import Synchronization
     private let closedMirror = Atomic<Bool>(false)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
-    private var watchers = 0
+    private let watchers = Atomic<Int>(0)
+    /// They are to be woken once the lock is free.
+    private var wakesWatchers = false
     private let watchWord = Atomic<UInt32>(0)
 
     /// Threads to be woken once the lock is free.
@@ -63,7 +65,7 @@ internal import Synchronization
         } catch {
             throw PortError(error)
         }
-        Observer.shared.watch(self)
+        try Observer.shared.watch(self)
     }
 
     deinit {
@@ -107,9 +109,8 @@ internal import Synchronization
             slot.owner.store(0, ordering: .sequentiallyConsistent)
         }
         publish()
-        let wakeWatchers = watchers > 0
+        wakesWatchers = watchers.load(ordering: .relaxed) > 0  // b29
         unlockAndWake()
-        if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
         if isRetired { Observer.shared.forget(self) }
         me.buryDead()
@@ -146,10 +147,9 @@ internal import Synchronization
         if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
             absorb(slot, me, atMost: .max)
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
         me.buryDead()
     }
 
@@ -161,20 +161,17 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
     }
 
-    /// Returns whether threads that wait for the port itself are to be woken.
-    private func insert(_ entry: PacketEntry) -> Bool {
+    private func insert(_ entry: PacketEntry) {
         if let waiter = unsafe scheduler.insert() {
             unsafe hand(entry, to: IOThread.from(waiter))
-            return false  // b28
+        } else {
+            packets.append(entry)
         }
-        packets.append(entry)
-        return watchers > 0
     }
 
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
@@ -208,7 +205,10 @@ internal import Synchronization
     private func unlockAndWake() {
         var next = unsafe toWake
         unsafe toWake = nil
+        let watched = wakesWatchers
+        wakesWatchers = false
         lock.unlock()
+        if watched { wakeEveryWatcher() }
         while let chained = unsafe next {
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
@@ -218,6 +218,8 @@ internal import Synchronization
     }
 
     private func publish() {
+        // What is queued now was handed to no thread (b27, b28).
+        if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
@@ -322,7 +324,7 @@ internal import Synchronization
             if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
         }
         publish()
-        lock.unlock()
+        unlockAndWake()
         Observer.noteDeparture()
     }
 
@@ -369,7 +371,6 @@ internal import Synchronization
     private func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
         if gather(slot, me, atMost: most) > 0 {
             redistribute()
-            if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
         }
     }
 
@@ -419,12 +420,11 @@ internal import Synchronization
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
-                continue
-            }
+            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.submitter.completionsReady > 0 {
                 lock.lock()
@@ -612,7 +612,6 @@ internal import Synchronization
                     return .packets(count)
                 }
                 redistribute()
-                if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
             }
             switch me.delivery {
             case .none:
@@ -670,7 +669,7 @@ internal import Synchronization
             lock.unlock()
             return isQueued
         }
-        watchers += 1
+        watchers.add(1, ordering: .sequentiallyConsistent)
         lock.unlock()
         var satisfied = false
         me.blocking {
@@ -685,9 +684,7 @@ internal import Synchronization
                 futexWait(watchWord, while: generation, nanoseconds: left)
             }
         }
-        lock.lock()
-        watchers -= 1
-        lock.unlock()
+        watchers.subtract(1, ordering: .sequentiallyConsistent)
         return satisfied
     }
 

@@ -45,6 +45,8 @@ internal import Synchronization
         @inline(__always) _modify { yield &guardedRing.value }
     }
     private var backlogFirst: OperationRecord.Pointer?
+    /// Records in the backlog. Written under `lock`, for looks without it.
+    private let backlogCount = Atomic<Int>(0)
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
     unowned(unsafe) let core: PortCore
@@ -94,6 +96,7 @@ internal import Synchronization
             unsafe backlogFirst = record
         }
         unsafe backlogLast = record
+        backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
         drainBacklog()
     }
@@ -106,11 +109,20 @@ internal import Synchronization
                 guard unsafe enqueue(Requests.entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
+            backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
 
-    var hasBacklog: Bool { unsafe backlogFirst != nil }
+    var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
+
+    /// Submits what is queued and what waits for room. Called without locks.
+    func relieve() {
+        lock.lock()
+        drainBacklog()
+        lock.unlock()
+        submit()
+    }
 
     /// Takes a record out of the backlog, if it is there: its request never reached the ring.
     func removeFromBacklog(_ record: OperationRecord.Pointer) -> Bool {
@@ -125,6 +137,7 @@ internal import Synchronization
                     unsafe backlogFirst = after
                 }
                 if unsafe backlogLast == record { unsafe backlogLast = previous }
+                backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 return true
             }
