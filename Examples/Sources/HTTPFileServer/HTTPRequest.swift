@@ -133,7 +133,8 @@ extension HTTPRequest {
             return count == 0 || length == 0 ? .unsatisfiable : .part(max(0, length - count)..<length)
         case (let first?, let last):
             if let last, last < first { return .whole }
-            return first >= length ? .unsatisfiable : .part(first..<min(length, (last ?? length - 1) + 1))
+            if first >= length { return .unsatisfiable }
+            return .part(first..<(min(last ?? .max, length - 1) + 1))
         }
     }
 }

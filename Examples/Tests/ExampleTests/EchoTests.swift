@@ -91,17 +91,6 @@ extension Examples {
             #expect(server.wait() == 0)
         }
 
-        @Test("a peer that never reads delays the stop by the grace time and no more")
-        func stopWithStuckPeer() throws {
-            let server = try ServerProcess("echo-server", ["--grace", "1"])
-            let client = try Client(server.port, receiveBuffer: 4096)
-            client.sendInBackground(pattern(20_000_000))
-            usleep(300_000)
-            server.signal()
-            #expect(server.wait(seconds: 0.5) == -1)
-            #expect(server.wait() == 0)
-        }
-
         @Test("more workers than the limit, and one worker alone, serve as well", arguments: [(1, 1), (8, 1), (3, 0), (1, 4)])
         func pools(_ workers: Int, _ limit: Int) throws {
             let server = try ServerProcess("echo-server", ["--workers", "\(workers)", "--limit", "\(limit)"])

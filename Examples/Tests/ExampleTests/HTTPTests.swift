@@ -212,13 +212,13 @@ extension Examples {
                 ("GET / HTTP/1.1\r\nHost : x\r\n\r\n", 400), ("GET / HTTP/1.1\r\nHost: x\r\n folded\r\n\r\n", 400),
                 ("GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400), ("GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505),
                 ("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello", 405),
-                ("GET / HTTP/1.1\r\nHost: x\r\nX: " + String(repeating: "a", count: 20_000) + "\r\n\r\n", 431),
+                ("GET / HTTP/1.1\r\nHost: x\r\nX: <20000 bytes>\r\n\r\n", 431),
             ])
         func refusals(_ request: String, _ status: Int) throws {
             let site = try Site()
             let server = try site.serve()
             let client = try Client(server.port)
-            try client.send(request)
+            try client.send(request.replacingOccurrences(of: "<20000 bytes>", with: String(repeating: "a", count: 20_000)))
             let response = try client.response()
             #expect(response.status == status && response.headers["connection"] == "close")
             // Not reset: the client has time to read the answer.
@@ -282,6 +282,18 @@ extension Examples {
             #expect(last.body == site.small && last.headers["connection"] == "close")
             #expect(try client.receiveAll().isEmpty)
             #expect(server.wait() == 0)
+        }
+
+        @Test("a client that does not read delays the stop by the grace time and no more")
+        func stopWithStuckClient() throws {
+            let site = try Site()
+            let server = try site.serve(["--grace", "1"])
+            let client = try Client(server.port, receiveBuffer: 4096)
+            try client.send("GET /big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+            #expect(try client.receive(10).count == 10)
+            server.signal()
+            #expect(server.wait(seconds: 0.5) == -1)
+            #expect(server.wait(seconds: 5) == 0)
         }
 
         @Test("wrk finds no fault with it", .enabled(if: Tool.path("wrk") != nil), arguments: ["", "big.bin"])
