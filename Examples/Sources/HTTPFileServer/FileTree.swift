@@ -119,7 +119,8 @@ struct FileTree: Sendable {
 
     private static let contentTypes = [
         "html": "text/html; charset=utf-8", "htm": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
-        "js": "text/javascript; charset=utf-8", "txt": "text/plain; charset=utf-8", "md": "text/markdown; charset=utf-8",
+        "js": "text/javascript; charset=utf-8", "txt": "text/plain; charset=utf-8",
+        "md": "text/markdown; charset=utf-8",
         "json": "application/json", "xml": "application/xml", "pdf": "application/pdf", "wasm": "application/wasm",
         "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "svg": "image/svg+xml",
         "webp": "image/webp", "ico": "image/x-icon", "mp4": "video/mp4", "mp3": "audio/mpeg", "woff2": "font/woff2",

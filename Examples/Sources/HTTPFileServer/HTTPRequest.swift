@@ -123,7 +123,9 @@ extension HTTPRequest {
             return .whole
         }
         let bounds = range.dropFirst(6).split(separator: "-", omittingEmptySubsequences: false)
-        guard bounds.count == 2, bounds.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } }) else { return .whole }
+        guard bounds.count == 2, bounds.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } }) else {
+            return .whole
+        }
         // A number beyond 64 bits is beyond any file.
         let first = bounds[0].isEmpty ? nil : Int64(bounds[0]) ?? .max
         let last = bounds[1].isEmpty ? nil : Int64(bounds[1]) ?? .max

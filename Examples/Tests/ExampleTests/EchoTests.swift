@@ -91,7 +91,9 @@ extension Examples {
             #expect(server.wait() == 0)
         }
 
-        @Test("more workers than the limit, and one worker alone, serve as well", arguments: [(1, 1), (8, 1), (3, 0), (1, 4)])
+        @Test(
+            "more workers than the limit, and one worker alone, serve as well",
+            arguments: [(1, 1), (8, 1), (3, 0), (1, 4)])
         func pools(_ workers: Int, _ limit: Int) throws {
             let server = try ServerProcess("echo-server", ["--workers", "\(workers)", "--limit", "\(limit)"])
             let clients = try (0..<50).map { _ in try Client(server.port) }

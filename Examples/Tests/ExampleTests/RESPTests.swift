@@ -80,7 +80,8 @@ extension Examples {
         func protocolErrors(_ request: String, _ answer: String) throws {
             let server = try ServerProcess("resp-server", ["--max-value", "1"])
             let client = try Client(server.port)
-            try client.send(request.replacingOccurrences(of: "<70000 bytes>", with: String(repeating: "a", count: 70_000)))
+            try client.send(
+                request.replacingOccurrences(of: "<70000 bytes>", with: String(repeating: "a", count: 70_000)))
             let all = String(decoding: try client.receiveAll(), as: UTF8.self)
             #expect(all.hasPrefix("-ERR Protocol error: ") && all.contains(answer), "\(all)")
             #expect(server.stop() == 0)
@@ -119,7 +120,9 @@ extension Examples {
             #expect(server.stop() == 0)
         }
 
-        @Test("values of any bytes and of many sizes come back as they were", arguments: [0, 1, 16_384, 1_000_000, 40_000_000])
+        @Test(
+            "values of any bytes and of many sizes come back as they were",
+            arguments: [0, 1, 16_384, 1_000_000, 40_000_000])
         func bigValues(_ size: Int) throws {
             let server = try ServerProcess("resp-server")
             let client = try Client(server.port)
