@@ -25,12 +25,12 @@ test-examples:
 	$(SWIFT) build -c release --package-path Examples
 	$(SWIFT) test --package-path Examples
 
-# The library's tests once more under each sanitizer.
+# The library's tests once more under each sanitizer. XCTest itself leaks 144 bytes, which are not ours.
 test-thread: setup
 	$(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
 test-address: setup
-	$(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
+	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
 
 # Everything, optimized, with warnings as errors.
 release: setup

@@ -53,7 +53,11 @@ internal import Synchronization
     static let scratchCapacity = 64
 
     /// Objects whose last reference was dropped under a lock: let go of when none is held.
-    var graveyard: [AnyObject] = []
+    private let guardedGraveyard: Guarded<[AnyObject]> = Guarded([])
+    var graveyard: [AnyObject] {
+        @inline(__always) _read { yield guardedGraveyard.value }
+        @inline(__always) _modify { yield &guardedGraveyard.value }
+    }
 
     private let callsLock = FutexLock()
     private var calls: [@Sendable () -> Void] = []

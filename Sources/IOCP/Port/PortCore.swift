@@ -24,7 +24,11 @@ internal import Synchronization
         @inline(__always) _read { yield guardedPackets.value }
         @inline(__always) _modify { yield &guardedPackets.value }
     }
-    private(set) var slots: [Slot] = []
+    private let guardedSlots: Guarded<[Slot]> = Guarded([])
+    /// Constant once the port is made.
+    var slots: [Slot] {
+        @inline(__always) _read { yield guardedSlots.value }
+    }
     /// Open references to the port (f2), and whether all are gone.
     private var references = 1
     /// File objects that are associated with the port.
@@ -54,7 +58,7 @@ internal import Synchronization
         guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
-                slots.append(try Slot(of: self, index: index, options: options))
+                guardedSlots.value.append(try Slot(of: self, index: index, options: options))
             }
         } catch {
             throw PortError(error)
