@@ -42,7 +42,9 @@ internal import Synchronization
     private let closedMirror = Atomic<Bool>(false)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
-    private var watchers = 0
+    private let watchers = Atomic<Int>(0)
+    /// They are to be woken once the lock is free.
+    private var wakesWatchers = false
     private let watchWord = Atomic<UInt32>(0)
 
     /// Threads to be woken once the lock is free.
@@ -63,7 +65,7 @@ internal import Synchronization
         } catch {
             throw PortError(error)
         }
-        Observer.shared.watch(self)
+        try Observer.shared.watch(self)
     }
 
     deinit {
@@ -107,9 +109,8 @@ internal import Synchronization
             slot.owner.store(0, ordering: .sequentiallyConsistent)
         }
         publish()
-        let wakeWatchers = watchers > 0
+        wakesWatchers = watchers.load(ordering: .relaxed) > 0  // b29
         unlockAndWake()
-        if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
         if isRetired { Observer.shared.forget(self) }
         me.buryDead()
@@ -136,21 +137,28 @@ internal import Synchronization
 
     /// Queues a packet, or hands it to the newest waiter.
     func post(_ entry: PacketEntry) throws(PortError) {
-        let me = IOThread.current
+        let isPosted = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { post(entry, $0) }
+        if !isPosted { throw .portClosed }
+    }
+
+    @inline(__always)
+    private func post(_ entry: PacketEntry, _ me: IOThread) -> Bool {
         lock.lock()
         guard !isClosed else {
             lock.unlock()
-            throw .portClosed
+            return false
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
-            absorb(slot, me, atMost: .max)
+        if me.isTied(to: self), let slot = unsafe me.leasedReference {
+            unsafe slot._withUnsafeGuaranteedRef {
+                if $0.submitter.completionsReady > 0 { absorb($0, me, atMost: .max) }
+            }
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
-        me.buryDead()
+        if !me.graveyard.isEmpty { me.buryDead() }
+        return true
     }
 
     /// A completion found by somebody who does not dequeue. Same as a post, but a closed port swallows it (f4).
@@ -161,20 +169,17 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
     }
 
-    /// Returns whether threads that wait for the port itself are to be woken.
-    private func insert(_ entry: PacketEntry) -> Bool {
+    private func insert(_ entry: PacketEntry) {
         if let waiter = unsafe scheduler.insert() {
             unsafe hand(entry, to: IOThread.from(waiter))
-            return false  // b28
+        } else {
+            packets.append(entry)
         }
-        packets.append(entry)
-        return watchers > 0
     }
 
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
@@ -208,7 +213,10 @@ internal import Synchronization
     private func unlockAndWake() {
         var next = unsafe toWake
         unsafe toWake = nil
+        let watched = wakesWatchers
+        wakesWatchers = false
         lock.unlock()
+        if watched { wakeEveryWatcher() }
         while let chained = unsafe next {
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
@@ -218,6 +226,8 @@ internal import Synchronization
     }
 
     private func publish() {
+        // What is queued now was handed to no thread (b27, b28).
+        if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
@@ -322,7 +332,7 @@ internal import Synchronization
             if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
         }
         publish()
-        lock.unlock()
+        unlockAndWake()
         Observer.noteDeparture()
     }
 
@@ -369,7 +379,6 @@ internal import Synchronization
     private func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
         if gather(slot, me, atMost: most) > 0 {
             redistribute()
-            if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
         }
     }
 
@@ -419,12 +428,11 @@ internal import Synchronization
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
-                continue
-            }
+            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.submitter.completionsReady > 0 {
                 lock.lock()
@@ -562,7 +570,11 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
+        if let own = unsafe me.leasedReference {
+            unsafe own._withUnsafeGuaranteedRef {
+                if $0.submitter.completionsReady > 0 { gather($0, me, atMost: most) }
+            }
+        }
         if scheduler.queued > 0 || slots.count == 1 { return }
         for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
@@ -612,7 +624,6 @@ internal import Synchronization
                     return .packets(count)
                 }
                 redistribute()
-                if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
             }
             switch me.delivery {
             case .none:
@@ -670,7 +681,7 @@ internal import Synchronization
             lock.unlock()
             return isQueued
         }
-        watchers += 1
+        watchers.add(1, ordering: .sequentiallyConsistent)
         lock.unlock()
         var satisfied = false
         me.blocking {
@@ -685,9 +696,7 @@ internal import Synchronization
                 futexWait(watchWord, while: generation, nanoseconds: left)
             }
         }
-        lock.lock()
-        watchers -= 1
-        lock.unlock()
+        watchers.subtract(1, ordering: .sequentiallyConsistent)
         return satisfied
     }
 
