@@ -282,7 +282,8 @@ struct SectionA_AssociationTests {
         let scratch = try ScratchDirectory()
         let file = try File(scratch.file(), .readWrite, options: .create)
         let (pipe, pipeWriter) = try Pipe.make()
-        let (duplex, _) = try Pipe.makeDuplex()
+        let (duplex, duplexPeer) = try Pipe.makeDuplex()
+        defer { withExtendedLifetime(duplexPeer) {} }
         let slot = try MailSlot(at: .abstract("iocp-kinds-\(getpid())"))
         let datagram = try Socket.datagram(at: .loopback(port: 0))
         let device = try IOHandle(adopting: FileDescriptor.open("/dev/null", .readWrite))

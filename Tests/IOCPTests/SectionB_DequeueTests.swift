@@ -337,7 +337,8 @@ struct SectionB_DequeueTests {
     @Test("a batch of failures is a success; each packet has its own status (b16)")
     func failedBatch() throws {
         let port = try port()
-        let (left, _) = try Socket.pair()
+        let (left, right) = try Socket.pair()
+        defer { withExtendedLifetime(right) {} }
         try port.associate(left, key: 51)
         let receives = (0..<3).map { _ in Operation(capacity: 4) }
         for receive in receives { try left.receive(receive) }
