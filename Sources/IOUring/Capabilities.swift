@@ -28,7 +28,7 @@ public struct Capabilities: Sendable {
     private let operations: (UInt64, UInt64, UInt64, UInt64)
 
     /// Whether the kernel knows an operation (`IORING_REGISTER_PROBE`).
-    public func supports(_ operation: Operation) -> Bool {
+    public func supports(_ operation: OperationCode) -> Bool {
         let word =
             switch operation.rawValue / 64 {
             case 0: operations.0

@@ -113,11 +113,11 @@ final class ScratchDirectory {
         if let directory = unsafe opendir(path.string) {
             while let entry = unsafe readdir(directory) {
                 let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { unsafe String(decoding: Array($0).prefix { $0 != 0 }, as: UTF8.self) }
-                if name != "." && name != ".." { unlink(path.appending(name).string) }
+                if name != "." && name != ".." { unsafe unlink(path.appending(name).string) }
             }
             _ = unsafe closedir(directory)
         }
-        rmdir(path.string)
+        unsafe rmdir(path.string)
     }
 
     func file(_ name: String = "file") -> FilePath { path.appending(name) }
@@ -152,7 +152,7 @@ enum TestFileSystem: String, CaseIterable, Sendable, CustomTestStringConvertible
     var directory: FilePath? {
         switch self {
         case .disk: unsafe FilePath(getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp")
-        case .memory: access("/dev/shm", W_OK) == 0 ? FilePath("/dev/shm") : nil
+        case .memory: unsafe access("/dev/shm", W_OK) == 0 ? FilePath("/dev/shm") : nil
         case .loop: Self.loopDirectory
         }
     }
@@ -165,12 +165,12 @@ enum TestFileSystem: String, CaseIterable, Sendable, CustomTestStringConvertible
         guard geteuid() == 0, let scratch = try? ScratchDirectory(in: TestFileSystem.disk.directory!) else { return nil }
         let image = scratch.file("image").string
         let mountPoint = scratch.file("mounted").string
-        defer { rmdir(mountPoint) }
-        guard let made = try? FileDescriptor.open(image, .writeOnly, options: .create, permissions: .ownerReadWrite),
-            ftruncate(made.rawValue, 64 << 20) == 0, (try? made.close()) != nil, mkdir(mountPoint, 0o700) == 0,
+        defer { unsafe rmdir(mountPoint) }
+        guard let made = unsafe try? FileDescriptor.open(image, .writeOnly, options: .create, permissions: .ownerReadWrite),
+            ftruncate(made.rawValue, 64 << 20) == 0, (try? made.close()) != nil, unsafe mkdir(mountPoint, 0o700) == 0,
             run("mkfs.ext4", "-q", "-F", image), run("mount", "-o", "loop", image, mountPoint)
         else { return nil }
-        let root = open(mountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        let root = unsafe open(mountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard run("umount", "-l", mountPoint), root >= 0 else { return nil }
         return FilePath("/proc/self/fd/\(root)")
     }()

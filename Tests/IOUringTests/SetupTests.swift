@@ -190,10 +190,10 @@ import Testing
 @Suite struct `What the kernel can do` {
     @Test func `The probe finds what every supported kernel has`() throws {
         let capabilities = try Capabilities.probe()
-        for operation in [Operation.nop, .read, .write, .receive, .send, .accept, .connect, .cancel, .messageRing] {
+        for operation in [OperationCode.nop, .read, .write, .receive, .send, .accept, .connect, .cancel, .messageRing] {
             #expect(capabilities.supports(operation))
         }
-        #expect(!capabilities.supports(Operation(rawValue: 255)))
+        #expect(!capabilities.supports(OperationCode(rawValue: 255)))
         #expect(capabilities.bufferRings)
         #expect(capabilities.multishotAccept)
         #expect(capabilities.setupFlags.isSuperset(of: [.clamp, .submitAll, .cooperativeTaskrun, .taskrunFlag]))

@@ -22,6 +22,7 @@ internal import Synchronization
     let identifier: UInt64
     let lock = FutexLock()
     let submitter: Submitter
+    let waitFlags: EnterFlags
 
     /// Serial number of the thread that leases the slot, 0 if none.
     let owner = Atomic<UInt32>(0)
@@ -58,6 +59,8 @@ internal import Synchronization
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         let ring = try Ring(options)
         submitter = ring.submitter
+        // Otherwise an idle server's sleep is reported as the processor waiting for a disk.
+        waitFlags = ring.features.contains(.noIOWait) ? [.getEvents, .noIOWait] : [.getEvents]
         guardedRing = Guarded(ring)
     }
 
@@ -203,7 +206,7 @@ extension Slot {
     /// Sleeps until the ring has a completion, submitting what it holds in the same system call.
     func waitForCompletion(nanoseconds: Int64) {
         noteEntry()
-        let flags: EnterFlags = [.getEvents]
+        let flags = waitFlags
         // One entry: the caller looks at the ring and decides whether to sleep again. Errors are told by the next entry.
         _ = submitter.enter(
             submit: submitter.unsubmitted, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)
