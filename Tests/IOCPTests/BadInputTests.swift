@@ -1,6 +1,6 @@
 import Glibc
-import SystemPackage
 import Synchronization
+import SystemPackage
 import Testing
 
 @testable import IOCP
@@ -17,7 +17,9 @@ struct BadInputTests {
 
     // MARK: Misuse
 
-    @Test("an operation that is in flight cannot be started again, changed, or given an event: 87 (f8)", arguments: bothStarts)
+    @Test(
+        "an operation that is in flight cannot be started again, changed, or given an event: 87 (f8)",
+        arguments: bothStarts)
     func startedTwice(start: Start) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (left, right) = try Socket.pair()
@@ -166,7 +168,7 @@ struct BadInputTests {
         #expect(thrownStatus { try file.read(bare, into: 0..<1, start: start) } != nil)
         #expect(
             thrownStatus {
-                try unsafe file.read(bare, intoMemory: UnsafeMutableRawBufferPointer(start: nil, count: 0), start: start)
+                try file.read(bare, intoMemory: UnsafeMutableRawBufferPointer(start: nil, count: 0), start: start)
             } == nil)
         try port.expect(bare, bytes: 0)
         try file.write(operation, from: 0..<0, start: start)
@@ -195,7 +197,7 @@ struct BadInputTests {
         #expect(try scratch.read() == (0..<3000).map { UInt8(truncatingIfNeeded: $0) })
     }
 
-    @Test("thousands of receives wait in a ring of four entries, and each gets its byte in the order of its start")
+    @Test("thousands of receives wait in a ring of four entries, and each gets its byte")
     func manyPending() throws {
         let port = try CompletionPort(concurrencyLimit: 1, options: Self.options(entries: 4, completions: 8))
         let (left, right) = try Socket.pair()
@@ -206,16 +208,16 @@ struct BadInputTests {
             for operation in operations { try left.receive(operation) }
             #expect(try port.dequeue(timeout: .zero) == nil)
             var sent = 0
-            var received = 0
-            while received < operations.count {
+            var received: Set<ObjectIdentifier> = []
+            while received.count < operations.count {
                 if sent < operations.count {
                     try right.send(Operation([UInt8(truncatingIfNeeded: sent)]), start: .eager)
                     sent += 1
                 }
                 while let packet = try port.dequeue(timeout: sent < operations.count ? .zero : patience) {
-                    #expect(packet.operation === operations[received])
-                    received += 1
-                    if received == operations.count { break }
+                    #expect(packet.bytes == 1)
+                    try received.insert(ObjectIdentifier(#require(packet.operation)))
+                    if received.count == operations.count { break }
                 }
             }
         }.join()
@@ -234,7 +236,7 @@ struct BadInputTests {
                 // All complete while nobody takes any.
                 for pair in pairs {
                     let byte = [UInt8(round)]
-                    #expect(unsafe Glibc.send(pair.1.descriptor.rawValue, byte, 1, 0) == 1)
+                    #expect(Glibc.send(pair.1.descriptor.rawValue, byte, 1, 0) == 1)
                 }
                 var batch = PacketBatch(capacity: batchSize)
                 var keys: Set<UInt> = []
@@ -248,6 +250,7 @@ struct BadInputTests {
                 #expect(try port.dequeue(timeout: .zero) == nil)
             }
         }.join()
+        #expect(port.overflowCount > 0)
     }
 
     @Test("completions beyond a ring's room reach other threads though its own is busy")
@@ -270,7 +273,7 @@ struct BadInputTests {
             while keys.count < pairs.count, let packet = try port.dequeue(timeout: patience) { keys.insert(packet.key) }
             return keys.count
         }
-        for pair in pairs { #expect(unsafe Glibc.send(pair.1.descriptor.rawValue, [1], 1, 0) == 1) }
+        for pair in pairs { #expect(Glibc.send(pair.1.descriptor.rawValue, [1], 1, 0) == 1) }
         #expect(try consumer.join() == pairs.count)
         release.add()
         try busy.join()
@@ -300,17 +303,14 @@ struct BadInputTests {
         for worker in workers { try worker.join() }
     }
 
-    @Test("a ring of an impossible size is refused with the reason")
-    func impossibleRing() {
-        for entries in [0, 1 << 20] as [UInt32] {
-            do {
-                _ = try CompletionPort(concurrencyLimit: 1, options: Self.options(entries: entries, completions: entries))
-                if entries != 0 { Issue.record("a ring of \(entries) entries was made") }
-            } catch {
-                #expect(error.status == .invalidParameter || error.status == .noMemory)
-                #expect(!error.description.isEmpty)
-            }
-        }
+    @Test("a ring of no entries is refused with 87; one that is too large is made as large as the kernel lets it be")
+    func impossibleRing() throws {
+        #expect(
+            thrownStatus { try CompletionPort(concurrencyLimit: 1, options: Self.options(entries: 0, completions: 0)) }
+                == .invalidParameter)
+        let port = try CompletionPort(concurrencyLimit: 1, options: Self.options(entries: .max, completions: .max))
+        try port.post(key: 1)
+        #expect(try port.next().key == 1)
     }
 
     // MARK: Signals
@@ -320,9 +320,9 @@ struct BadInputTests {
         signal(SIGUSR1) { _ in }
         // Without SA_RESTART, every interruptible call is interrupted.
         var action = sigaction()
-        unsafe sigaction(SIGUSR1, nil, &action)
+        sigaction(SIGUSR1, nil, &action)
         action.sa_flags &= ~Int32(SA_RESTART)
-        unsafe sigaction(SIGUSR1, &action, nil)
+        sigaction(SIGUSR1, &action, nil)
 
         let port = try CompletionPort(concurrencyLimit: 2)
         let (left, right) = try Socket.pair()
@@ -398,11 +398,12 @@ struct BadInputTests {
             limitDescriptors(to: 1000)
             let port = try CompletionPort(concurrencyLimit: 2)
             try port.post(key: 1)
-            exit(try port.dequeue()?.key == 1 && refused >= 4 ? 0 : 5)
+            exit(try port.dequeue()?.key == 1 && refused >= 3 ? 0 : 5)
         }
     }
 
-    @Test("an operation on a handle without a port fails for lack of descriptors, and can be started once there are some")
+    @Test(
+        "an operation on a handle without a port fails for lack of descriptors, and can be started once there are some")
     func noDescriptorsUnassociated() async {
         await #expect(processExitsWith: .success) {
             let (left, right) = try Socket.pair()

@@ -130,7 +130,8 @@ struct SectionA_AssociationTests {
         try port.expect(receive, bytes: 4, key: 11)
     }
 
-    @Test("a key is any 64 bits (a5, c.key-zero, c.key-all-bits)", arguments: [0, 1, UInt.max, 1 << 63, 0xdead_beef_0000])
+    @Test(
+        "a key is any 64 bits (a5, c.key-zero, c.key-all-bits)", arguments: [0, 1, UInt.max, 1 << 63, 0xdead_beef_0000])
     func keys(key: UInt) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (left, right) = try Socket.pair()
@@ -190,7 +191,9 @@ struct SectionA_AssociationTests {
         #expect(!right.isSignaled)
     }
 
-    @Test("an operation that was pending before the association comes to the port with the later key (a9)", arguments: bothStarts)
+    @Test(
+        "an operation that was pending before the association comes to the port with the later key (a9)",
+        arguments: bothStarts)
     func pendingBefore(start: Start) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (left, right) = try Socket.pair()
@@ -287,7 +290,9 @@ struct SectionA_AssociationTests {
         let slot = try MailSlot(at: .abstract("iocp-kinds-\(getpid())"))
         let datagram = try Socket.datagram(at: .loopback(port: 0))
         let device = try IOHandle(adopting: FileDescriptor.open("/dev/null", .readWrite))
-        for (key, handle) in [file, pipe, pipeWriter, duplex, slot, datagram, device].enumerated() as EnumeratedSequence<[IOHandle]> {
+        for (key, handle) in [file, pipe, pipeWriter, duplex, slot, datagram, device].enumerated()
+            as EnumeratedSequence<[IOHandle]>
+        {
             try port.associate(handle, key: UInt(key))
         }
         let written = Operation("abc")

@@ -385,7 +385,8 @@ struct SectionB_DequeueTests {
         } catch {
             #expect(error.status.win32Code == 87)
         }
-        #expect(thrownStatus { try unsafe port.dequeue(into: .init(start: nil, count: 0), timeout: .zero) } == .invalidParameter)
+        #expect(
+            thrownStatus { try port.dequeue(into: .init(start: nil, count: 0), timeout: .zero) } == .invalidParameter)
         #expect(try port.dequeue(timeout: .zero)?.key == 1)
     }
 
@@ -394,18 +395,21 @@ struct SectionB_DequeueTests {
         let port = try port()
         for key in 1...3 as ClosedRange<UInt> { try port.post(key: key) }
         let memory = UnsafeMutableBufferPointer<Packet>.allocate(capacity: 8)
-        defer { unsafe memory.deallocate() }
-        let count = try unsafe port.dequeue(into: memory, timeout: .zero)
+        defer { memory.deallocate() }
+        let count = try port.dequeue(into: memory, timeout: .zero)
         #expect(count == 3)
-        #expect(unsafe memory[..<count].map(\.key) == [1, 2, 3])
-        unsafe memory.baseAddress!.deinitialize(count: count)
+        #expect(memory[..<count].map(\.key) == [1, 2, 3])
+        memory.baseAddress!.deinitialize(count: count)
     }
 
     @Test("a negative timeout is refused with 87 everywhere, and no packet is lost")
     func negative() throws {
         let port = try port()
         try port.post(key: 1)
-        for wrong in [Duration.nanoseconds(-1), .seconds(-1), .seconds(Int64.min), Duration(secondsComponent: 0, attosecondsComponent: -1)] {
+        for wrong in [
+            Duration.nanoseconds(-1), .seconds(-1), .seconds(Int64.min),
+            Duration(secondsComponent: 0, attosecondsComponent: -1),
+        ] {
             var batch = PacketBatch(capacity: 1)
             #expect(thrownStatus { try port.dequeue(timeout: wrong) as Any } == .invalidParameter)
             #expect(thrownStatus { try port.dequeueAlertably(timeout: wrong) } == .invalidParameter)
@@ -423,7 +427,9 @@ struct SectionB_DequeueTests {
 
     // MARK: Alertable waits
 
-    @Test("an alertable dequeue of an empty port runs the thread's calls, without waiting too (b18)", arguments: [true, false])
+    @Test(
+        "an alertable dequeue of an empty port runs the thread's calls, without waiting too (b18)",
+        arguments: [true, false])
     func alertable(immediate: Bool) throws {
         let port = try port()
         try onNewThread {

@@ -271,7 +271,9 @@ struct SectionC_PostTests {
         #expect(try port.dequeue(timeout: .zero) == nil)
     }
 
-    @Test("posts of several threads to several waiting threads all arrive, once (c5, t.four-threads-2000-posts)", arguments: [1, 2, 4])
+    @Test(
+        "posts of several threads to several waiting threads all arrive, once (c5, t.four-threads-2000-posts)",
+        arguments: [1, 2, 4])
     func manyToMany(limit: Int) throws {
         let port = try CompletionPort(concurrencyLimit: limit)
         let seen = Tally()
@@ -306,7 +308,11 @@ struct SectionC_PostTests {
             SideThread {
                 while let packet = try port.dequeue(timeout: patience), packet.key != .max {
                     handled.add()
-                    if packet.key > 0 { try port.post(key: packet.key - 1) } else { for _ in 0..<2 { try port.post(key: .max) } }
+                    if packet.key > 0 {
+                        try port.post(key: packet.key - 1)
+                    } else {
+                        for _ in 0..<2 { try port.post(key: .max) }
+                    }
                 }
             }
         }

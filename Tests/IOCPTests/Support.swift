@@ -61,8 +61,8 @@ final class CountedOperation: IOCP.Operation, @unchecked Sendable {
 
 /// Memory that says when it is gone.
 func countedBuffer(_ gone: Tally, capacity: Int = 16) -> IOBuffer {
-    unsafe IOBuffer(adopting: .allocate(byteCount: capacity, alignment: 16)) { memory in
-        unsafe memory.deallocate()
+    IOBuffer(adopting: .allocate(byteCount: capacity, alignment: 16)) { memory in
+        memory.deallocate()
         gone.add()
     }
 }
@@ -75,17 +75,17 @@ func onThreads<Value: Sendable>(_ count: Int, _ body: @escaping @Sendable (Int) 
 
 /// Descriptors that the process has open.
 func openDescriptors() -> Int {
-    guard let directory = unsafe opendir("/proc/self/fd") else { return -1 }
-    defer { _ = unsafe closedir(directory) }
+    guard let directory = opendir("/proc/self/fd") else { return -1 }
+    defer { _ = closedir(directory) }
     var count = 0
-    while unsafe readdir(directory) != nil { count += 1 }
+    while readdir(directory) != nil { count += 1 }
     return count - 3  // itself, "." and ".."
 }
 
 /// prctl(2), which is variadic and so unknown to Swift.
 private func controlProcess(_ operation: Int32, _ first: UInt, _ second: UInt) -> Int32 {
     typealias Function = @convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32
-    return unsafe unsafeBitCast(dlsym(nil, "prctl"), to: Function.self)(operation, first, second, 0, 0)
+    return unsafeBitCast(dlsym(nil, "prctl"), to: Function.self)(operation, first, second, 0, 0)
 }
 
 /// Makes io_uring_setup(2) fail with an errno, for the calling thread, for good. For child processes only.
@@ -107,9 +107,9 @@ func forbidRings(errno code: Int32) -> Bool {
         Instruction(code: 0x06, constant: 0x7FFF_0000),  // let it through
     ]
     guard controlProcess(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0) == 0 else { return false }
-    return unsafe instructions.withUnsafeBufferPointer { buffer in
-        var program = unsafe Program(count: UInt16(buffer.count), instructions: buffer.baseAddress!)
-        return unsafe withUnsafePointer(to: &program) {
+    return instructions.withUnsafeBufferPointer { buffer in
+        var program = Program(count: UInt16(buffer.count), instructions: buffer.baseAddress!)
+        return withUnsafePointer(to: &program) {
             controlProcess(22 /* PR_SET_SECCOMP */, 2, UInt(bitPattern: $0)) == 0
         }
     }
@@ -118,9 +118,9 @@ func forbidRings(errno code: Int32) -> Bool {
 /// Changes how many descriptors the process may have open. For child processes only.
 func limitDescriptors(to count: Int) {
     var limit = rlimit()
-    unsafe getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     limit.rlim_cur = rlim_t(count)
-    unsafe setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
 }
 
 /// Values that one thread gives and another takes, in order.
@@ -144,13 +144,13 @@ final class Handover<Value: Sendable>: Sendable {
 /// Lets the calling thread run on the first of its processors only. (The Glibc module lacks these two functions.)
 func bindToOneProcessor() throws {
     typealias Function = @convention(c) (pid_t, Int, UnsafeMutableRawPointer) -> Int32
-    let get = unsafe unsafeBitCast(dlsym(nil, "sched_getaffinity"), to: Function.self)
-    let set = unsafe unsafeBitCast(dlsym(nil, "sched_setaffinity"), to: Function.self)
+    let get = unsafeBitCast(dlsym(nil, "sched_getaffinity"), to: Function.self)
+    let set = unsafeBitCast(dlsym(nil, "sched_setaffinity"), to: Function.self)
     var mask = [UInt8](repeating: 0, count: 1024)
-    try #require(unsafe get(0, mask.count, &mask) == 0)
+    try #require(get(0, mask.count, &mask) == 0)
     let first = try #require(mask.firstIndex { $0 != 0 })
     let lowest = mask[first] & (~mask[first] &+ 1)
     mask = [UInt8](repeating: 0, count: 1024)
     mask[first] = lowest
-    try #require(unsafe set(0, mask.count, &mask) == 0)
+    try #require(set(0, mask.count, &mask) == 0)
 }
