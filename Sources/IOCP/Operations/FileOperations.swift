@@ -40,7 +40,7 @@ extension File {
 
     /// Starts to cut or lengthen the file.
     ///
-    /// Kernels before 6.9 have no such request: there it ends with ``CompletionStatus/invalidParameter``.
+    /// Kernels before 6.9 have no such request: there the calling thread cuts the file, and the packet follows.
     ///
     /// - Parameter length: bytes.
     ///

@@ -448,6 +448,11 @@ enum Engine {
         repeat {
             slot.submit()
             result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
+            if result == -EINVAL {
+                // Kernels before 6.0 have no synchronous cancel: a request of the ring's asks for it.
+                slot.pushCancel(of: identity)
+                result = 0
+            }
             if result != -ENOENT { break }
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me, including: slot)
