@@ -47,6 +47,9 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        // The server that README.md shows; ReadmeTests compares the two and runs it.
+        .executableTarget(
+            name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
         // Tests call the C library at will: they do not mark what is unsafe.
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
         .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: modern),

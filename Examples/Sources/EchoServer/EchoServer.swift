@@ -13,7 +13,9 @@ struct EchoServer: ParsableCommand {
     var buffer = 16384
 
     func validate() throws {
-        guard (1...(1 << 30)).contains(buffer) else { throw ValidationError("--buffer is a number from 1 to 1073741824.") }
+        guard (1...(1 << 30)).contains(buffer) else {
+            throw ValidationError("--buffer is a number from 1 to 1073741824.")
+        }
     }
 
     func run() throws {

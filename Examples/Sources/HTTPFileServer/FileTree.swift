@@ -36,16 +36,23 @@ struct FileTree: Sendable {
     /// Opens what a request's path names.
     func entry(_ encodedPath: String) throws(Failure) -> Entry {
         let path = try Self.decode(encodedPath)
-        do throws(PortError) {
+        do {
             let file = try openFile(path)
             var info = try Self.information(file)
-            if info.st_mode & S_IFMT != S_IFDIR { return try document(file, info, path) }
-            guard path.hasSuffix("/") else { return .directory }
+            let saysDirectory = path.hasSuffix("/")
+            if info.st_mode & S_IFMT != S_IFDIR {
+                // A FilePath drops the slash at the end, with which no file has a name.
+                if saysDirectory { throw Failure(.notFound) }
+                return try document(file, info, path)
+            }
+            guard saysDirectory else { return .directory }
             let index = try openFile(path + "index.html")
             info = try Self.information(index)
             return try document(index, info, "index.html")
+        } catch let failure as Failure {
+            throw failure
         } catch {
-            switch error.status {
+            switch (error as? PortError)?.status {
             case .accessDenied: throw Failure(.forbidden)
             case .tooManyOpenedFiles, .insufficientResources: throw Failure(.unavailable)
             default: throw Failure(.notFound)
@@ -112,7 +119,8 @@ struct FileTree: Sendable {
 
     private static let contentTypes = [
         "html": "text/html; charset=utf-8", "htm": "text/html; charset=utf-8", "css": "text/css; charset=utf-8",
-        "js": "text/javascript; charset=utf-8", "txt": "text/plain; charset=utf-8", "md": "text/markdown; charset=utf-8",
+        "js": "text/javascript; charset=utf-8", "txt": "text/plain; charset=utf-8",
+        "md": "text/markdown; charset=utf-8",
         "json": "application/json", "xml": "application/xml", "pdf": "application/pdf", "wasm": "application/wasm",
         "png": "image/png", "jpg": "image/jpeg", "jpeg": "image/jpeg", "gif": "image/gif", "svg": "image/svg+xml",
         "webp": "image/webp", "ico": "image/x-icon", "mp4": "video/mp4", "mp3": "audio/mpeg", "woff2": "font/woff2",

@@ -123,7 +123,9 @@ extension HTTPRequest {
             return .whole
         }
         let bounds = range.dropFirst(6).split(separator: "-", omittingEmptySubsequences: false)
-        guard bounds.count == 2, bounds.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } }) else { return .whole }
+        guard bounds.count == 2, bounds.allSatisfy({ $0.utf8.allSatisfy { (48...57).contains($0) } }) else {
+            return .whole
+        }
         // A number beyond 64 bits is beyond any file.
         let first = bounds[0].isEmpty ? nil : Int64(bounds[0]) ?? .max
         let last = bounds[1].isEmpty ? nil : Int64(bounds[1]) ?? .max
@@ -133,7 +135,8 @@ extension HTTPRequest {
             return count == 0 || length == 0 ? .unsatisfiable : .part(max(0, length - count)..<length)
         case (let first?, let last):
             if let last, last < first { return .whole }
-            return first >= length ? .unsatisfiable : .part(first..<min(length, (last ?? length - 1) + 1))
+            if first >= length { return .unsatisfiable }
+            return .part(first..<(min(last ?? .max, length - 1) + 1))
         }
     }
 }

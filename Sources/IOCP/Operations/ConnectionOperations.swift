@@ -93,7 +93,7 @@ extension Socket {
 
     /// Starts to end one or both directions of the connection.
     ///
-    /// The Win32 function `shutdown` queues nothing; see ``shutdown(_:)-(Direction)`` for that. io_uring's is SHUTDOWN.
+    /// The Win32 function `shutdown` queues nothing; see ``shutdown(_:)`` for that. io_uring's is SHUTDOWN.
     @discardableResult
     public func shutdown(
         _ operation: Operation, _ direction: Direction, start: Start = .deferred

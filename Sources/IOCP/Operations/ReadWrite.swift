@@ -57,7 +57,7 @@ extension IOHandle {
     /// Writes all of the range or fails: a part is followed by the rest. A pipe without readers fails with
     /// ``CompletionStatus/pipeClosing`` (232, g14).
     ///
-    /// Parameters, errors and cost are those of ``read(_:at:into:start:)``.
+    /// Parameters, errors and cost are those of ``read(_:at:into:start:)-(_,_,Range<Int>?,_)``.
     /// The corresponding Win32 function is `WriteFile`; io_uring's operation is WRITE.
     @discardableResult
     public final func write(

@@ -23,7 +23,7 @@ extension Socket {
     /// - Parameters:
     ///   - operation: idle; in flight until its packet.
     ///   - range: bytes of the operation's buffer to fill; nil is all of it.
-    /// - Throws: ``PortError``: see ``IOHandle/read(_:at:into:start:)``.
+    /// - Throws: ``PortError``: see ``IOHandle/read(_:at:into:start:)-(_,_,Range<Int>?,_)``.
     /// - Cost: allocates nothing; deferred, no system call.
     ///
     /// The corresponding Win32 function is `WSARecv`; io_uring's operation is RECV.

@@ -37,13 +37,19 @@ enum Engine {
     }
 
     /// The rings of operations on files that are not associated with a port (a9).
-    static let unassociated: Result<PortCore, PortError> = {
-        do throws(PortError) {
-            return .success(try PortCore(limit: 1, slotCount: 1, options: RingOptions(), isHomeless: true))
-        } catch {
-            return .failure(error)
-        }
-    }()
+    ///
+    /// Made when first needed. A failure is not kept: descriptors and memory may be there the next time.
+    static func unassociated() throws(PortError) -> PortCore {
+        unassociatedLock.lock()
+        defer { unassociatedLock.unlock() }
+        if let core = unsafe unassociatedCore { return core }
+        let core = try PortCore(limit: 1, slotCount: 1, options: RingOptions(), isHomeless: true)
+        unsafe unassociatedCore = core
+        return core
+    }
+
+    private static let unassociatedLock = FutexLock()
+    private nonisolated(unsafe) static var unassociatedCore: PortCore?
 
     // MARK: Starting
 
@@ -119,7 +125,7 @@ enum Engine {
         _ record: OperationRecord.Pointer, _ file: FileObject, _ me: IOThread
     ) throws(PortError) -> Unmanaged<PortCore> {
         do throws(PortError) {
-            let core = try unassociated.get()
+            let core = try unassociated()
             me.noteUnassociated(file)
             return unsafe Unmanaged.passUnretained(core)
         } catch {
@@ -237,7 +243,7 @@ enum Engine {
         if consumed > 0 { slot.advance(by: consumed) }
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
-        // The leaseholder submits what follows with its next entry; nobody else would.
+        // The leaseholder submits what follows with its next entry; the observer does if none comes soon.
         if pushed {
             if isMine { Observer.noteDeparture() } else { slot.submit() }
         }
@@ -442,6 +448,11 @@ enum Engine {
         repeat {
             slot.submit()
             result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
+            if result == -EINVAL {
+                // Kernels before 6.0 have no synchronous cancel: a request of the ring's asks for it.
+                slot.pushCancel(of: identity)
+                result = 0
+            }
             if result != -ENOENT { break }
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me, including: slot)
@@ -450,8 +461,9 @@ enum Engine {
             // Bounded: a busy thread may owe the completion, which will find the reason when it comes.
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
-        if result >= 0 || result == -ETIME || result == -EALREADY { return true }
-        // It found the reason by itself between two requests, or will.
+        // A signal interrupts only the wait for a request that is being cancelled already.
+        if result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR { return true }
+        // It has found the reason by itself between two requests, or will.
         return unsafe record.pointee.isPending || record.pointee.status == .cancelled
     }
 

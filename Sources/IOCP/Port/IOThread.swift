@@ -252,11 +252,10 @@ internal import Synchronization
         callsLock.lock()
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)
-        let core = alertableCore
-        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one.
-        if core == nil, isSleepingAlertably { wake() }
+        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one, which
+        // may be unalertable (b13) or another port's.
+        if let core = alertableCore { core.interrupt(self) } else if isSleepingAlertably { wake() }
         callsLock.unlock()
-        core?.interrupt(self)
     }
 
     var hasCalls: Bool { callCount.load(ordering: .sequentiallyConsistent) > 0 }

@@ -42,7 +42,9 @@ internal import Synchronization
     private let closedMirror = Atomic<Bool>(false)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
-    private var watchers = 0
+    private let watchers = Atomic<Int>(0)
+    /// They are to be woken once the lock is free.
+    private var wakesWatchers = false
     private let watchWord = Atomic<UInt32>(0)
 
     /// Threads to be woken once the lock is free.
@@ -63,7 +65,7 @@ internal import Synchronization
         } catch {
             throw PortError(error)
         }
-        Observer.shared.watch(self)
+        try Observer.shared.watch(self)
     }
 
     deinit {
@@ -107,9 +109,8 @@ internal import Synchronization
             slot.owner.store(0, ordering: .sequentiallyConsistent)
         }
         publish()
-        let wakeWatchers = watchers > 0
+        wakesWatchers = watchers.load(ordering: .relaxed) > 0  // b29
         unlockAndWake()
-        if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
         if isRetired { Observer.shared.forget(self) }
         me.buryDead()
@@ -136,21 +137,28 @@ internal import Synchronization
 
     /// Queues a packet, or hands it to the newest waiter.
     func post(_ entry: PacketEntry) throws(PortError) {
-        let me = IOThread.current
+        let isPosted = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { post(entry, $0) }
+        if !isPosted { throw .portClosed }
+    }
+
+    @inline(__always)
+    private func post(_ entry: PacketEntry, _ me: IOThread) -> Bool {
         lock.lock()
         guard !isClosed else {
             lock.unlock()
-            throw .portClosed
+            return false
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
-            absorb(slot, me, atMost: .max)
+        if me.isTied(to: self), let slot = unsafe me.leasedReference {
+            unsafe slot._withUnsafeGuaranteedRef {
+                if $0.hasCompletions { absorb($0, me, atMost: .max) }
+            }
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
-        me.buryDead()
+        if !me.graveyard.isEmpty { me.buryDead() }
+        return true
     }
 
     /// A completion found by somebody who does not dequeue. Same as a post, but a closed port swallows it (f4).
@@ -161,20 +169,17 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
     }
 
-    /// Returns whether threads that wait for the port itself are to be woken.
-    private func insert(_ entry: PacketEntry) -> Bool {
+    private func insert(_ entry: PacketEntry) {
         if let waiter = unsafe scheduler.insert() {
             unsafe hand(entry, to: IOThread.from(waiter))
-            return false  // b28
+        } else {
+            packets.append(entry)
         }
-        packets.append(entry)
-        return watchers > 0
     }
 
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
@@ -208,7 +213,10 @@ internal import Synchronization
     private func unlockAndWake() {
         var next = unsafe toWake
         unsafe toWake = nil
+        let watched = wakesWatchers
+        wakesWatchers = false
         lock.unlock()
+        if watched { wakeEveryWatcher() }
         while let chained = unsafe next {
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
@@ -218,6 +226,8 @@ internal import Synchronization
     }
 
     private func publish() {
+        // What is queued now was handed to no thread (b27, b28).
+        if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
@@ -234,7 +244,8 @@ internal import Synchronization
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
         if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
-            last.owner.load(ordering: .relaxed) == 0 {
+            last.owner.load(ordering: .relaxed) == 0
+        {
             grant(last, to: thread)
             return
         }
@@ -307,7 +318,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        if let slot, slot.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
+        if let slot, slot.hasCompletions, !isClosed { absorb(slot, thread, atMost: .max) }
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -322,7 +333,7 @@ internal import Synchronization
             if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
         }
         publish()
-        lock.unlock()
+        unlockAndWake()
         Observer.noteDeparture()
     }
 
@@ -360,7 +371,7 @@ internal import Synchronization
                 scheduler.insertBehind()
             }
             total += count
-            if count < room { break }
+            if count < room, !slot.bringOverflow() { break }
         }
         return total
     }
@@ -369,7 +380,6 @@ internal import Synchronization
     private func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
         if gather(slot, me, atMost: most) > 0 {
             redistribute()
-            if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
         }
     }
 
@@ -402,7 +412,7 @@ internal import Synchronization
     func progress(_ me: IOThread, including wanted: Slot? = nil) {
         if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
+        for slot in slots where slot.hasCompletions && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
@@ -414,19 +424,20 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
+            // A thread that sleeps in the ring sees its completions by itself.
+            if slot.isWatched { continue }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
-                continue
-            }
+            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
-            if slot.submitter.completionsReady > 0 {
+            if slot.hasCompletions {
                 lock.lock()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
@@ -449,7 +460,9 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
+            unsafe dequeueQuickly(into: out, me)
+        }
         if count > 0 { return .packets(count) }
         return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
     }
@@ -562,9 +575,13 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
+        if let own = unsafe me.leasedReference {
+            unsafe own._withUnsafeGuaranteedRef {
+                if $0.hasCompletions { gather($0, me, atMost: most) }
+            }
+        }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
+        for slot in slots where slot.hasCompletions && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }
@@ -612,7 +629,6 @@ internal import Synchronization
                     return .packets(count)
                 }
                 redistribute()
-                if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
             }
             switch me.delivery {
             case .none:
@@ -670,7 +686,7 @@ internal import Synchronization
             lock.unlock()
             return isQueued
         }
-        watchers += 1
+        watchers.add(1, ordering: .sequentiallyConsistent)
         lock.unlock()
         var satisfied = false
         me.blocking {
@@ -685,9 +701,7 @@ internal import Synchronization
                 futexWait(watchWord, while: generation, nanoseconds: left)
             }
         }
-        lock.lock()
-        watchers -= 1
-        lock.unlock()
+        watchers.subtract(1, ordering: .sequentiallyConsistent)
         return satisfied
     }
 

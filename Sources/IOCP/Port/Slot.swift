@@ -22,6 +22,7 @@ internal import Synchronization
     let identifier: UInt64
     let lock = FutexLock()
     let submitter: Submitter
+    let waitFlags: EnterFlags
 
     /// Serial number of the thread that leases the slot, 0 if none.
     let owner = Atomic<UInt32>(0)
@@ -38,12 +39,17 @@ internal import Synchronization
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
 
+    /// How often completions were found that had found the ring full.
+    let overflows = Atomic<Int>(0)
+
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
         @inline(__always) _modify { yield &guardedRing.value }
     }
     private var backlogFirst: OperationRecord.Pointer?
+    /// Records in the backlog. Written under `lock`, for looks without it.
+    private let backlogCount = Atomic<Int>(0)
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
     unowned(unsafe) let core: PortCore
@@ -56,6 +62,8 @@ internal import Synchronization
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         let ring = try Ring(options)
         submitter = ring.submitter
+        // Otherwise an idle server's sleep is reported as the processor waiting for a disk.
+        waitFlags = ring.features.contains(.noIOWait) ? [.getEvents, .noIOWait] : [.getEvents]
         guardedRing = Guarded(ring)
     }
 
@@ -91,6 +99,7 @@ internal import Synchronization
             unsafe backlogFirst = record
         }
         unsafe backlogLast = record
+        backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
         drainBacklog()
     }
@@ -103,11 +112,20 @@ internal import Synchronization
                 guard unsafe enqueue(Requests.entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
+            backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
 
-    var hasBacklog: Bool { unsafe backlogFirst != nil }
+    var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
+
+    /// Submits what is queued and what waits for room. Called without locks.
+    func relieve() {
+        lock.lock()
+        drainBacklog()
+        lock.unlock()
+        submit()
+    }
 
     /// Takes a record out of the backlog, if it is there: its request never reached the ring.
     func removeFromBacklog(_ record: OperationRecord.Pointer) -> Bool {
@@ -122,6 +140,7 @@ internal import Synchronization
                     unsafe backlogFirst = after
                 }
                 if unsafe backlogLast == record { unsafe backlogLast = previous }
+                backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 return true
             }
@@ -136,6 +155,19 @@ internal import Synchronization
         var entry = SubmissionEntry.nop()
         entry.userData = Self.wakeTag
         return enqueue(entry)
+    }
+
+    /// Asks the kernel to end a request, by another one whose own completion says nothing. Called without locks.
+    func pushCancel(of userData: UInt64) {
+        var entry = SubmissionEntry.cancel(userData: userData)
+        entry.userData = Self.ignoredTag
+        while true {
+            lock.lock()
+            let isPushed = enqueue(entry)
+            lock.unlock()
+            // A full ring that the kernel cannot take anything from now is tried again by the next cancel or the close.
+            if !submit() || isPushed { return }
+        }
     }
 
     // MARK: Harvesting, under `lock`
@@ -159,7 +191,27 @@ internal import Synchronization
         try body(ring)
     }
 
+    /// Whether a harvest may yield something, those completions included that found the ring full.
+    @inline(__always)
+    var hasCompletions: Bool { submitter.completionsReady > 0 || submitter.overflowPending }
+
     // MARK: Entering, from any thread
+
+    /// Completions that found the ring full wait in the kernel: brings as many as there is room for into the empty ring.
+    /// Returns whether there were any. Any thread may do it, so they need not wait for a busy leaseholder.
+    @inline(__always)
+    func bringOverflow() -> Bool {
+        submitter.overflowPending && bringOverflowSlowly()
+    }
+
+    @inline(never)
+    private func bringOverflowSlowly() -> Bool {
+        // Not empty: a wake-up that is not to be consumed yet is at its head.
+        guard submitter.completionsReady == 0 else { return false }
+        overflows.add(1, ordering: .relaxed)
+        _ = submitter.enter(submit: 0, minimumCompletions: 0, flags: [.getEvents])
+        return submitter.completionsReady > 0
+    }
 
     @inline(__always)
     func noteEntry() {
@@ -177,6 +229,7 @@ internal import Synchronization
             let flags: EnterFlags = submitter.needsEnter ? [.getEvents] : []
             if count == 0 && flags.isEmpty { return true }
             noteEntry()
+            if submitter.overflowPending { overflows.add(1, ordering: .relaxed) }
             let result = submitter.enter(submit: count, minimumCompletions: 0, flags: flags)
             if result == -EINTR { continue }
             if result < 0 { return false }
@@ -190,7 +243,7 @@ extension Slot {
     /// Sleeps until the ring has a completion, submitting what it holds in the same system call.
     func waitForCompletion(nanoseconds: Int64) {
         noteEntry()
-        let flags: EnterFlags = [.getEvents]
+        let flags = waitFlags
         // One entry: the caller looks at the ring and decides whether to sleep again. Errors are told by the next entry.
         _ = submitter.enter(
             submit: submitter.unsubmitted, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)
