@@ -151,7 +151,8 @@ struct BufferGroupTests {
         }
     }
 
-    @Test("a cancelled continuous receive loses no data: what it took has packets", arguments: [Start.deferred, .eager])
+    @Test(
+        "a cancelled continuous receive loses no data: what it took has packets", arguments: [Start.deferred, .eager])
     func cancelUnderLoad(start: Start) throws {
         for _ in 0..<20 {
             let (port, socket, peer) = try connected(.unix)

@@ -186,7 +186,9 @@ enum Outcomes {
             if isMessage { return .goesOn(.success, 0, auxiliary: 0, [], rearms: true) }
             return unsafe .finished(endOfStream(record), 0)
         }
-        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.noteTaken(in: record.pointee.slot!) }
+        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
+            unsafe $0.noteTaken(in: record.pointee.slot!)
+        }
         return .goesOn(
             .success, UInt(completion.result), auxiliary: Int32(buffer), .lentBuffer, rearms: !completion.more)
     }
