@@ -149,7 +149,7 @@ enum Engine {
         _ operation: Operation, _ slot: Slot, _ core: PortCore, _ file: FileObject, _ start: Start, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        slot.submit()
+        slot.submit(waitsForOthers: start == .eager)
         defer {
             core.settle(slot)
             // Its leaseholder may be out for long, with nothing in flight when it left.
