@@ -157,6 +157,19 @@ internal import Synchronization
         return enqueue(entry)
     }
 
+    /// Asks the kernel to end a request, by another one whose own completion says nothing. Called without locks.
+    func pushCancel(of userData: UInt64) {
+        var entry = SubmissionEntry.cancel(userData: userData)
+        entry.userData = Self.ignoredTag
+        while true {
+            lock.lock()
+            let isPushed = enqueue(entry)
+            lock.unlock()
+            // A full ring that the kernel cannot take anything from now is tried again by the next cancel or the close.
+            if !submit() || isPushed { return }
+        }
+    }
+
     // MARK: Harvesting, under `lock`
 
     var completionsReady: UInt32 { ring.completionsReady }
