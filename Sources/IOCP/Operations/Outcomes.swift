@@ -54,7 +54,7 @@ enum Outcomes {
         let before = unsafe record.pointee.progress
         if count == 0, before == 0, unsafe record.pointee.length > 0 {
             if unsafe waitsForWriter(record) {
-                unsafe record.pointee.flags.insert(.polling)
+                unsafe record.pointee.flags = record.pointee.flags.union(.polling)
                 return .again
             }
             return unsafe .finished(endOfData(record), 0)
@@ -108,7 +108,7 @@ enum Outcomes {
     }
 
     private static func polled(_ record: OperationRecord.Pointer) -> Step {
-        unsafe record.pointee.flags.remove(.polling)
+        unsafe record.pointee.flags = record.pointee.flags.subtracting(.polling)
         if let stop = unsafe interruption(record) {
             unsafe dropHeld(record)
             return unsafe .finished(stop, UInt(record.pointee.progress))
@@ -267,7 +267,7 @@ enum Outcomes {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)
             }
-            unsafe record.pointee.flags.insert(.polling)
+            unsafe record.pointee.flags = record.pointee.flags.union(.polling)
             return .again
         case ETIME where unsafe record.pointee.flags.contains(.polling):
             return unsafe polled(record)

@@ -284,7 +284,9 @@ enum Engine {
             }
             if rearms {
                 // What came before the end was asked for is delivered; then the record comes round to see the reason.
-                if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
+                if unsafe Outcomes.interruption(record) != nil {
+                    unsafe record.pointee.flags = record.pointee.flags.union(.polling)
+                }
                 unsafe slot.push(record)
                 pushed = true
             }
@@ -304,7 +306,9 @@ enum Engine {
     @inline(never)
     private static func pushNext(_ record: OperationRecord.Pointer, _ slot: Slot) {
         // One that is to end only comes round to see the reason.
-        if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
+        if unsafe Outcomes.interruption(record) != nil {
+            unsafe record.pointee.flags = record.pointee.flags.union(.polling)
+        }
         unsafe slot.push(record)
         unsafe record.pointee.isQueued.store(true, ordering: .releasing)
     }
