@@ -1,12 +1,13 @@
 // swift-tools-version: 6.2
 import PackageDescription
 
-/// Settings of every Swift target: language mode 6 comes from the tools version; unsafe code must say so.
-var strict: [SwiftSetting] = [
-    .strictMemorySafety(),
+/// Settings of every Swift target; language mode 6 comes from the tools version.
+let modern: [SwiftSetting] = [
     .enableUpcomingFeature("ExistentialAny"),
     .enableUpcomingFeature("MemberImportVisibility"),
 ]
+/// Settings of the library: unsafe code must say so.
+var strict = modern + [.strictMemorySafety()]
 // The gate sets this; a newer compiler's warnings must not break the builds of users.
 if Context.environment["IOCP_WARNINGS_AS_ERRORS"] != nil {
     strict.append(.treatAllWarnings(as: .error))
@@ -46,7 +47,11 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
-        .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: strict),
-        .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: strict),
+        // The server that README.md shows; ReadmeTests compares the two and runs it.
+        .executableTarget(
+            name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
+        // Tests call the C library at will: they do not mark what is unsafe.
+        .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
+        .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: modern),
     ]
 )

@@ -28,7 +28,7 @@ public struct Capabilities: Sendable {
     private let operations: (UInt64, UInt64, UInt64, UInt64)
 
     /// Whether the kernel knows an operation (`IORING_REGISTER_PROBE`).
-    public func supports(_ operation: Operation) -> Bool {
+    public func supports(_ operation: OperationCode) -> Bool {
         let word =
             switch operation.rawValue / 64 {
             case 0: operations.0
@@ -132,6 +132,9 @@ extension Ring {
     static func supportedFlags() -> SetupFlags {
         var supported: SetupFlags = [.completionQueueSize, .attachWorkQueue]
         for flag in SetupFlags.peelingOrder where missingFlag(among: flag) == nil { supported.insert(flag) }
+        // This one takes a liburing that knows it, besides the kernel.
+        let smallest = RingOptions(submissionEntries: 1, completionEntries: 2, flags: [], required: .noSQArray)
+        if (try? Ring(smallest)) == nil { supported.remove(.noSQArray) }
         return supported
     }
 

@@ -43,7 +43,8 @@ public struct SetupFlags: OptionSet, Sendable, Hashable {
     /// Completions are finished only when the submitting thread waits for them (`IORING_SETUP_DEFER_TASKRUN`,
     /// Linux 6.1); needs ``singleIssuer``.
     public static let deferTaskrun = SetupFlags(rawValue: 1 << 13)
-    /// No array of indices stands between the queue and its entries (`IORING_SETUP_NO_SQARRAY`, Linux 6.6).
+    /// No array of indices stands between the queue and its entries (`IORING_SETUP_NO_SQARRAY`, Linux 6.6,
+    /// liburing 2.5).
     public static let noSQArray = SetupFlags(rawValue: 1 << 16)
     /// Sleeps part of the time while polling a device (`IORING_SETUP_HYBRID_IOPOLL`, Linux 6.13); needs
     /// ``deviceCompletionPolling``.

@@ -5,9 +5,9 @@ public import SystemPackage
 /// An io_uring: a queue of operations for the kernel and a queue of their completions, both in memory shared with it.
 ///
 /// The ring has one owner. Filling the submission queue (``enqueue(_:)``, ``publish()``) and emptying the completion
-/// queue (``completion(at:)``, ``advance(by:)``) are two separate sides: each must be used by one thread at a time, or
-/// under a lock of the caller's, and the two do not disturb each other. Entering the kernel is for any thread, through
-/// ``submitter``.
+/// queue (``completion(at:)``, ``advance(by:)``) must be done by one thread at a time, or under a lock of the caller's.
+/// The two sides share nothing: with ``completionQueue``, completions can be taken by another thread, or under another
+/// lock, than entries are filled. Entering the kernel is for any thread, through ``submitter``.
 ///
 /// Dropping the ring closes it. The kernel then cancels what is under way **after** the descriptor is gone: buffers
 /// of operations that have not completed must outlive them, so cancel and collect everything first.
@@ -21,8 +21,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     @usableFromInline let entryMask: UInt32
     /// Entries filled so far, published or not. Wraps.
     @usableFromInline var tail: UInt32
-    @usableFromInline let completions: UnsafeMutablePointer<iou_cqe>
-    @usableFromInline let completionMask: UInt32
+    @usableFromInline let completionSide: CompletionQueue
 
     /// The flags the ring runs with: what was required, and those optional ones the kernel knows.
     public let setupFlags: SetupFlags
@@ -52,8 +51,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
         unsafe entries = handle.pointee.sq.sqes
         entryMask = parameters.sq_entries &- 1
         tail = unsafe iou_load_relaxed(handle.pointee.sq.ktail)
-        unsafe completions = handle.pointee.cq.cqes
-        completionMask = parameters.cq_entries &- 1
+        unsafe completionSide = CompletionQueue(handle, mask: parameters.cq_entries &- 1)
         setupFlags = SetupFlags(rawValue: parameters.flags)
         features = RingFeatures(rawValue: parameters.features)
         submissionCapacity = parameters.sq_entries
@@ -109,10 +107,22 @@ public struct Ring: ~Copyable, @unchecked Sendable {
                     throw RingError(
                         kind: .tooOld(missing: missing.1), errno: .notSupported, operation: operation)
                 }
-                // Newer versions of liburing ask for this flag unasked, and say so here.
-                if parameters.flags & SetupFlags.noSQArray.rawValue == 0 {
-                    unsafe iou_identity_map(handle, parameters.sq_entries)
+                // Newer versions of liburing ask for this flag by themselves, and say so here.
+                if parameters.flags & SetupFlags.noSQArray.rawValue != 0 {
+                    // Versions before 2.5 do not know the flag, take the start of the shared memory for the array, and
+                    // fill it: the indices of both queues are overwritten. No such ring can be used.
+                    if unsafe handle.pointee.sq.array == nil { return unsafe (handle, parameters) }
+                    unsafe io_uring_queue_exit(handle)
+                    if !required.contains(.noSQArray) {
+                        optional.remove(.noSQArray)
+                        continue
+                    }
+                    unsafe handle.deallocate()
+                    throw RingError(
+                        kind: .tooOld(missing: "IORING_SETUP_NO_SQARRAY (liburing 2.5)"), errno: .invalidArgument,
+                        operation: operation)
                 }
+                unsafe iou_identity_map(handle, parameters.sq_entries)
                 return unsafe (handle, parameters)
             }
             if code == -EINVAL, let flag = SetupFlags.peelingOrder.first(where: { !optional.isDisjoint(with: $0) }) {
@@ -252,33 +262,26 @@ public struct Ring: ~Copyable, @unchecked Sendable {
 
     // MARK: Completing
 
+    /// The completion side by itself, for a lock of its own. It must not outlive the ring.
+    @inlinable
+    public var completionQueue: CompletionQueue { completionSide }
+
     /// How many completions lie in the queue. One acquire load of the tail.
     @inlinable
-    public var completionsReady: UInt32 {
-        unsafe iou_load_acquire(submitter.completionTail) &- iou_load_relaxed(submitter.completionHead)
-    }
+    public var completionsReady: UInt32 { completionSide.ready }
 
     /// Copies the completion at an offset from the oldest one. Not checked: the offset must be below
     /// ``completionsReady``.
     @inlinable
-    public func completion(at offset: UInt32) -> Completion {
-        let index = unsafe (iou_load_relaxed(submitter.completionHead) &+ offset) & completionMask
-        let entry = unsafe completions + Int(index)
-        return unsafe Completion(
-            userData: entry.pointee.user_data, result: entry.pointee.res, flags: entry.pointee.flags)
-    }
+    public func completion(at offset: UInt32) -> Completion { completionSide.completion(at: offset) }
 
     /// Gives the oldest completions' places back to the kernel, with a store-release of the head.
     ///
-    /// - Parameter count: not above ``completionsReady``.
+    /// - Parameter count: not above ``completionsReady``; checked in debug builds only.
     @inlinable
-    public mutating func advance(by count: UInt32) {
-        assert(count <= completionsReady, "advancing past the completions that are there")
-        unsafe iou_store_release(
-            submitter.completionHead, iou_load_relaxed(submitter.completionHead) &+ count)
-    }
+    public mutating func advance(by count: UInt32) { completionSide.advance(by: count) }
 
-    /// Takes all completions that lie in the queue, oldest first. For a ring with a single owner.
+    /// Takes all completions that lie in the queue, oldest first.
     ///
     /// Their places go back to the kernel afterwards, also when the body throws: what it has not seen stays queued.
     ///
@@ -288,20 +291,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     public mutating func forEachCompletion<Failure: Error>(
         _ body: (Completion) throws(Failure) -> Void
     ) throws(Failure) -> Int {
-        let count = completionsReady
-        var taken: UInt32 = 0
-        while taken < count {
-            let completion = completion(at: taken)
-            taken += 1
-            do {
-                try body(completion)
-            } catch {
-                advance(by: taken)
-                throw error
-            }
-        }
-        advance(by: taken)
-        return Int(taken)
+        try completionSide.forEach(body)
     }
 
     /// Moves completions, oldest first, into a buffer until either end is reached. Its memory need not be initialized.
@@ -309,12 +299,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     /// - Returns: how many were moved.
     @inlinable
     public mutating func harvest(into buffer: UnsafeMutableBufferPointer<Completion>) -> Int {
-        let count = min(completionsReady, UInt32(clamping: buffer.count))
-        for index in 0..<count {
-            unsafe buffer.initializeElement(at: Int(index), to: completion(at: index))
-        }
-        advance(by: count)
-        return Int(count)
+        unsafe completionSide.harvest(into: buffer)
     }
 
     // MARK: Messages

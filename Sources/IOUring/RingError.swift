@@ -12,7 +12,7 @@ public struct RingError: Error, Sendable, Hashable, CustomStringConvertible {
         case forbiddenBySeccomp
         /// The system has no io_uring at all: a kernel older than 5.1, or built without it.
         case notImplemented
-        /// The kernel has io_uring, but lacks what is named.
+        /// The kernel has io_uring, but it, or the liburing in use, lacks what is named.
         case tooOld(missing: String)
         /// The process has no descriptor left (`EMFILE`).
         case processDescriptorLimit
@@ -62,7 +62,8 @@ public struct RingError: Error, Sendable, Hashable, CustomStringConvertible {
                 "this system has no io_uring: the kernel is too old, was built without CONFIG_IO_URING, or a sandbox "
                     + "or seccomp filter hides the call. Use Linux 5.19 or newer with io_uring enabled."
             case .tooOld(let missing):
-                "the kernel is too old: it lacks \(missing). Use Linux 6.1 or newer, or do without that option."
+                "the kernel, or the liburing in use, is too old: it lacks \(missing). Use Linux 6.1 or newer, or do "
+                    + "without that option."
             case .processDescriptorLimit:
                 "the process has no file descriptor left. Close some, or raise RLIMIT_NOFILE (ulimit -n)."
             case .systemDescriptorLimit:

@@ -14,7 +14,7 @@ public struct SubmissionEntry: Sendable {
 
     @inlinable
     init(
-        _ operation: Operation, _ fd: Int32, offset: UInt64 = 0, address: UInt64 = 0, length: UInt32 = 0,
+        _ operation: OperationCode, _ fd: Int32, offset: UInt64 = 0, address: UInt64 = 0, length: UInt32 = 0,
         flags: UInt32 = 0
     ) {
         raw = iou_entry(operation.rawValue, fd, offset, address, length, flags)
@@ -27,7 +27,7 @@ public struct SubmissionEntry: Sendable {
 
     /// What the entry does.
     @inlinable
-    public var operation: Operation { Operation(rawValue: raw.opcode) }
+    public var operation: OperationCode { OperationCode(rawValue: raw.opcode) }
 
     /// Comes back in ``Completion/userData``.
     @inlinable

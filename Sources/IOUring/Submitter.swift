@@ -83,25 +83,26 @@ public struct Submitter: @unchecked Sendable {
         iou_enter(fileDescriptor, submit, minimumCompletions, flags.rawValue, timeoutNanoseconds)
     }
 
-    /// Cancels the operation with this user data and waits until it is cancelled (`IORING_REGISTER_SYNC_CANCEL`,
-    /// Linux 6.0).
+    /// Cancels the operation with this user data (`IORING_REGISTER_SYNC_CANCEL`, Linux 6.0).
     ///
-    /// The cancelled operation still posts its completion, with `-ECANCELED`. An operation already running on a worker
-    /// thread that cannot be interrupted is waited for, unless a timeout is given.
+    /// The cancelled operation still posts its completion, with `-ECANCELED`: usually after this returns, when the
+    /// thread that submitted it enters the kernel. Until then it is found again by another call. An operation already running on a worker thread that cannot be interrupted is waited for, unless a timeout is given; with
+    /// ``CancelFlags/all`` or ``CancelFlags/any`` the kernel does not wait for such.
     ///
     /// - Parameters:
     ///   - flags: ``CancelFlags/all`` for every operation with this user data, ``CancelFlags/any`` for every one.
     ///   - timeoutNanoseconds: how long to wait, counted from the call; below zero, without limit.
-    /// - Returns: zero or the number cancelled; or a negated errno: `-ENOENT` when there is none, `-ETIME` when the
-    ///   time was up, `-EINTR` when a signal came, `-EINVAL` when the kernel is too old, `-EEXIST` when the ring has
-    ///   ``SetupFlags/singleIssuer`` and belongs to another thread.
+    /// - Returns: with ``CancelFlags/all`` or ``CancelFlags/any`` the number found, else zero; or a negated errno:
+    ///   `-ENOENT` when there is none, `-ETIME` when the time was up, `-EINTR` when a signal came, `-EINVAL` when the
+    ///   kernel is too old, `-EEXIST` when the ring has ``SetupFlags/singleIssuer`` and belongs to another thread.
     @inlinable
     public func cancel(userData: UInt64, flags: CancelFlags = [], timeoutNanoseconds: Int64 = -1) -> Int32 {
-        iou_sync_cancel(fileDescriptor, userData, -1, flags.rawValue, timeoutNanoseconds)
+        let code = iou_sync_cancel(fileDescriptor, userData, -1, flags.rawValue, timeoutNanoseconds)
+        return Submitter.answer(code, flags)
     }
 
-    /// Cancels every operation on a descriptor and waits until they are cancelled; otherwise like
-    /// ``cancel(userData:flags:timeoutNanoseconds:)``.
+    /// Cancels every operation on a descriptor; otherwise like ``cancel(userData:flags:timeoutNanoseconds:)`` with
+    /// ``CancelFlags/all``.
     ///
     /// - Parameters:
     ///   - target: a descriptor, or, with ``CancelFlags/fixedFile``, an index into the registered files.
@@ -109,7 +110,14 @@ public struct Submitter: @unchecked Sendable {
     public func cancelAll(
         fileDescriptor target: Int32, flags: CancelFlags = [], timeoutNanoseconds: Int64 = -1
     ) -> Int32 {
-        iou_sync_cancel(
-            fileDescriptor, 0, target, flags.union([.all, .descriptor]).rawValue, timeoutNanoseconds)
+        let flags = flags.union([.all, .descriptor])
+        let code = iou_sync_cancel(fileDescriptor, 0, target, flags.rawValue, timeoutNanoseconds)
+        return Submitter.answer(code, flags)
+    }
+
+    /// Asked for all, the kernel counts, and nothing found is zero rather than an error. One answer for both.
+    @inlinable
+    static func answer(_ code: Int32, _ flags: CancelFlags) -> Int32 {
+        code == 0 && !flags.isDisjoint(with: [.all, .any]) ? -ENOENT : code
     }
 }

@@ -155,6 +155,11 @@ func controlProcess(_ operation: Int32, _ first: UInt, _ second: UInt) -> Int32 
     return unsafe unsafeBitCast(symbol, to: Function.self)(operation, first, second, 0, 0)
 }
 
+// What Swift's Glibc module does not import: RLIMIT_MEMLOCK, PR_SET_NO_NEW_PRIVS and PR_SET_SECCOMP.
+let lockedMemoryLimit = __rlimit_resource_t(8)
+let noNewPrivileges: Int32 = 38
+let setFilter: Int32 = 22
+
 /// Makes io_uring_setup(2) fail with an errno, for the calling thread, for good. For child processes only.
 func filterSetup(errno code: UInt32) -> Bool {
     struct Instruction {
@@ -173,11 +178,56 @@ func filterSetup(errno code: UInt32) -> Bool {
         Instruction(code: 0x06, constant: 0x0005_0000 | code),  // answer with the errno
         Instruction(code: 0x06, constant: 0x7FFF_0000),  // let it through
     ]
-    guard controlProcess(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0) == 0 else { return false }
+    guard controlProcess(noNewPrivileges, 1, 0) == 0 else { return false }
     return unsafe instructions.withUnsafeBufferPointer { buffer in
         var program = unsafe Program(count: UInt16(buffer.count), instructions: buffer.baseAddress!)
         return unsafe withUnsafePointer(to: &program) {
-            controlProcess(22 /* PR_SET_SECCOMP */, 2, UInt(bitPattern: $0)) == 0
+            controlProcess(setFilter, 2, UInt(bitPattern: $0)) == 0
         }
     }
+}
+
+/// A thread in an array; the other kind cannot be stored in one.
+final class JoinedThread: Sendable {
+    private let worker: Mutex<Worker?>
+    init(_ body: @escaping @Sendable () -> Void) { worker = Mutex(Worker(body)) }
+    func join() { worker.withLock { $0 = nil } }
+}
+
+/// A ring under two locks, one for each side. Not Swift's `Mutex`: the thread sanitizer does not see into it.
+///
+/// Unchecked, as the locks are what makes it so.
+@safe
+final class Locked: @unchecked Sendable {
+    private var ring: Ring
+    let completions: CompletionQueue
+    private let locks: UnsafeMutablePointer<pthread_mutex_t>
+
+    init(_ ring: consuming Ring) {
+        completions = ring.completionQueue
+        self.ring = ring
+        unsafe locks = .allocate(capacity: 2)
+        for index in 0..<2 { unsafe pthread_mutex_init(locks + index, nil) }
+    }
+
+    deinit { unsafe locks.deallocate() }
+
+    func submitting<Result>(_ body: (inout Ring) -> Result) -> Result {
+        unsafe pthread_mutex_lock(locks)
+        defer { unsafe pthread_mutex_unlock(locks) }
+        return body(&ring)
+    }
+
+    func completing<Result>(_ body: (CompletionQueue) -> Result) -> Result {
+        unsafe pthread_mutex_lock(locks + 1)
+        defer { unsafe pthread_mutex_unlock(locks + 1) }
+        return body(completions)
+    }
+}
+
+/// Something that happened.
+final class Flag: Sendable {
+    private let value = Atomic(false)
+    var isSet: Bool { value.load(ordering: .acquiring) }
+    func set() { value.store(true, ordering: .releasing) }
 }

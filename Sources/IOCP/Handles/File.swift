@@ -12,7 +12,7 @@ public final class File: IOHandle, @unchecked Sendable {
     /// - Parameters:
     ///   - path: of a regular file, a block or character device.
     ///   - mode: read, write or both.
-    ///   - options: of `open(2)`; O_CLOEXEC is always added. With `O_DIRECT` (``FileDescriptor/OpenOptions/direct``)
+    ///   - options: of `open(2)`; O_CLOEXEC is always added. With `O_DIRECT` (the option `.direct`)
     ///     offsets, lengths and memory must be aligned as the file system asks.
     ///   - permissions: of a file that is created.
     ///   - overlapped: false makes a handle that cannot be associated with a port.

@@ -39,6 +39,10 @@ public enum HandleKind: UInt8, Sendable {
     private let sawReset = Atomic<Bool>(false)
     /// The user shut the receiving side: an empty receive is that, not the peer's end.
     private let receiveIsShut = Atomic<Bool>(false)
+    /// The same for the sending side: a send that fails for it is not the peer's doing.
+    private let sendIsShut = Atomic<Bool>(false)
+    /// Whether the socket has ever had a peer: one that cannot be sent on without ever having had is not connected.
+    private let wasConnected = Atomic<Bool>(false)
     /// The pending accept that is to put its connection into this object's descriptor, and its listener.
     private var awaited: (operation: Operation, listener: FileObject)?
     private(set) var modes: NotificationModes = []
@@ -59,12 +63,23 @@ public enum HandleKind: UInt8, Sendable {
 
     deinit {
         if descriptor >= 0 { Glibc.close(descriptor) }
+        port?.removeFile()
     }
 
     // MARK: Association
 
     /// Binds the file object to a port, once for its life (a4).
     func associate(_ port: PortCore, key: UInt) throws(PortError) {
+        try port.addFile()
+        do throws(PortError) {
+            try bind(port, key)
+        } catch {
+            port.removeFile()
+            throw error
+        }
+    }
+
+    private func bind(_ port: PortCore, _ key: UInt) throws(PortError) {
         lock.lock()
         guard !closed else {
             lock.unlock()
@@ -109,7 +124,7 @@ public enum HandleKind: UInt8, Sendable {
     ///
     /// Returns the port whose rings are to carry it; nil if the object is not associated yet.
     @inline(__always)
-    func begin(_ record: OperationRecord.Pointer) throws(PortError) -> PortCore? {
+    func begin(_ record: OperationRecord.Pointer) throws(PortError) -> Unmanaged<PortCore>? {
         lock.lock()
         guard !closed else {
             lock.unlock()
@@ -120,9 +135,9 @@ public enum HandleKind: UInt8, Sendable {
         unsafe record.pointee.previous = nil
         unsafe first?.pointee.previous = record
         unsafe pending = record
-        let port = self.port
+        let port = unsafe self.port.map { unsafe Unmanaged.passUnretained($0) }
         lock.unlock()
-        return port
+        return unsafe port
     }
 
     @safe struct Completion {
@@ -255,8 +270,15 @@ public enum HandleKind: UInt8, Sendable {
 
     // MARK: Sockets
 
-    func noteReceiveShutdown() { receiveIsShut.store(true, ordering: .relaxed) }
+    /// One or both directions have been ended from this side: SHUT_RD, SHUT_WR or SHUT_RDWR.
+    func noteShutdown(_ direction: Int32) {
+        if direction != Int32(SHUT_WR) { receiveIsShut.store(true, ordering: .relaxed) }
+        if direction != Int32(SHUT_RD) { sendIsShut.store(true, ordering: .relaxed) }
+    }
     var hasReceiveShut: Bool { receiveIsShut.load(ordering: .relaxed) }
+    var hasSendShut: Bool { sendIsShut.load(ordering: .relaxed) }
+    func noteConnection() { wasConnected.store(true, ordering: .relaxed) }
+    var hasBeenConnected: Bool { wasConnected.load(ordering: .relaxed) }
     func noteReset() { sawReset.store(true, ordering: .relaxed) }
     var hasSeenReset: Bool { sawReset.load(ordering: .relaxed) }
 
@@ -288,7 +310,9 @@ public enum HandleKind: UInt8, Sendable {
             Glibc.close(accepted)
             return ECANCELED
         }
-        return replace(with: accepted)
+        let code = replace(with: accepted)
+        if code == 0 { noteConnection() }
+        return code
     }
 
     private func replace(with other: Int32) -> Int32 {
@@ -297,6 +321,8 @@ public enum HandleKind: UInt8, Sendable {
         Glibc.close(other)
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)
+        sendIsShut.store(false, ordering: .relaxed)
+        wasConnected.store(false, ordering: .relaxed)
         return code
     }
 

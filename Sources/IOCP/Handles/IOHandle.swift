@@ -49,8 +49,10 @@ public class IOHandle: @unchecked Sendable {
         let wasNonblocking = flags >= 0 && flags & O_NONBLOCK != 0 && found != .file
         if wasNonblocking { _ = fcntl(descriptor, F_SETFL, flags & ~O_NONBLOCK) }
         if found == .pipe { Process.ignoreBrokenPipeSignal() }
-        return FileObject(
+        let file = FileObject(
             descriptor: descriptor, kind: found, isOverlapped: overlapped, restoresNonblocking: wasNonblocking)
+        if found == .stream, getpeername(descriptor, nil, nil) == 0 || errno != ENOTCONN { file.noteConnection() }
+        return file
     }
 
     private static func kind(of descriptor: Int32, mode: mode_t) -> HandleKind {

@@ -40,6 +40,7 @@ public final class Socket: IOHandle, @unchecked Sendable {
     convenience init(accepted descriptor: Int32, by operation: Operation) {
         // The kind of the listener: a seqpacket listener yields connections that keep messages apart.
         self.init(FileObject(descriptor: descriptor, kind: operation.acceptsMessages ? .message : .stream))
+        file.noteConnection()
     }
 
     /// A socket that listens at an address.
@@ -75,10 +76,13 @@ public final class Socket: IOHandle, @unchecked Sendable {
             unsafe iocp_socketpair(style.rawType, $0.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
         guard result == 0 else { throw .system(-result, "a pair of sockets cannot be made") }
-        return (
+        let ends = (
             Socket(FileObject(descriptor: pair.0, kind: style.kind)),
             Socket(FileObject(descriptor: pair.1, kind: style.kind))
         )
+        ends.0.file.noteConnection()
+        ends.1.file.noteConnection()
+        return ends
     }
 
     /// Another handle to the same file object. Win32: `WSADuplicateSocket`, `DuplicateHandle`.
@@ -168,14 +172,15 @@ public final class Socket: IOHandle, @unchecked Sendable {
         guard Glibc.shutdown(file.descriptor, direction.rawDirection) == 0 else {
             throw .system(errno, "the socket cannot be shut down")
         }
-        if direction != .sending { file.noteReceiveShutdown() }
+        file.noteShutdown(direction.rawDirection)
     }
 
     /// Connects and waits for it; queues nothing, whatever port the socket is associated with (g30).
     ///
     /// The corresponding Win32 function is `connect`.
     public func connectAndWait(to address: SocketAddress) throws(PortError) {
-        let descriptor = try opened().descriptor
+        let file = try opened()
+        let descriptor = file.descriptor
         var code: Int32 = 0
         IOThread.current.blocking {
             let result = unsafe address.withSockAddr { unsafe Glibc.connect(descriptor, $0, $1) }
@@ -185,6 +190,7 @@ public final class Socket: IOHandle, @unchecked Sendable {
         guard code == 0 else {
             throw PortError(CompletionStatus(errnoCode: code, context: .connect), "cannot connect to \(address)")
         }
+        file.noteConnection()
     }
 
     /// An interrupted connect goes on in the kernel: its end is the socket's error.

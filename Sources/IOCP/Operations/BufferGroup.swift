@@ -32,8 +32,8 @@ public final class BufferGroup: @unchecked Sendable {
         /// Receives that found no buffer, oldest first, linked by `nextQueued`.
         var pausedFirst: OperationRecord.Pointer?
         var pausedLast: OperationRecord.Pointer?
-        /// Buffers that the kernel has.
-        var available: Int
+        /// Buffers that completions have brought and that have not been given back.
+        var taken = 0
 
         init(_ slot: Slot, _ group: UInt16, _ count: Int, _ size: Int) throws(RingError) {
             self.slot = slot
@@ -43,7 +43,6 @@ public final class BufferGroup: @unchecked Sendable {
                 unsafe ring.add(memory + index * size, count: UInt32(size), id: UInt16(index))
             }
             ring.publish()
-            available = count
         }
 
         deinit {
@@ -104,18 +103,19 @@ public final class BufferGroup: @unchecked Sendable {
         part.slot.lock.unlock()
         if resumed {
             // The request waits in a ring whose thread may be anywhere.
-            if IOThread.current.leasedSlot === part.slot { Observer.noteDeferral() } else { core.settle(part.slot) }
+            if IOThread.current.leasedSlot === part.slot { Observer.noteDeparture() } else { core.settle(part.slot) }
         }
     }
 
-    /// The same for a buffer that a completion under the slot's lock has no use for.
-    func giveBackHeld(_ index: Int, slot: Slot) {
-        _ = giveBackLocked(index, parts[Int(slot.index)])
+    /// A completion has brought a buffer. Under the slot's lock.
+    func noteTaken(in slot: Slot) {
+        parts[Int(slot.index)].taken += 1
     }
 
     private func giveBackLocked(_ index: Int, _ part: Part) -> Bool {
         unsafe part.ring.add(part.memory + index * bufferSize, count: UInt32(bufferSize), id: UInt16(index))
         part.ring.publish()
+        part.taken -= 1
         guard let record = unsafe part.pausedFirst else { return false }
         unsafe part.pausedFirst = record.pointee.nextQueued
         if unsafe part.pausedFirst == nil { unsafe part.pausedLast = nil }
@@ -125,10 +125,11 @@ public final class BufferGroup: @unchecked Sendable {
 
     /// A receive found no buffer: it waits. Under the slot's lock, as every return of a buffer is, so none is missed.
     ///
-    /// Returns false if buffers came back between the kernel's look and this one: the receive is to try again.
+    /// Returns false if buffers came back between the kernel's look and this one: the receive is to try again. (It may
+    /// try in vain while completions with buffers lie behind this one in the ring.)
     func pause(_ record: OperationRecord.Pointer, in slot: Slot) -> Bool {
         let part = parts[Int(slot.index)]
-        if let head = try? part.ring.head(), head != part.ring.added { return false }
+        if part.taken < buffersPerRing { return false }
         unsafe record.pointee.nextQueued = nil
         if let last = unsafe part.pausedLast {
             unsafe last.pointee.nextQueued = record

@@ -93,7 +93,7 @@ extension Socket {
 
     /// Starts to end one or both directions of the connection.
     ///
-    /// The Win32 function `shutdown` queues nothing; see ``shutdown(_:)-(Direction)`` for that. io_uring's is SHUTDOWN.
+    /// The Win32 function `shutdown` queues nothing; see ``shutdown(_:)`` for that. io_uring's is SHUTDOWN.
     @discardableResult
     public func shutdown(
         _ operation: Operation, _ direction: Direction, start: Start = .deferred
@@ -133,7 +133,7 @@ extension Socket {
             try unsafe details.pointee.preparePipe()
             unsafe details.pointee.transmission.file = source?.descriptor ?? -1
             unsafe details.pointee.transmission.offset = UInt64(offset)
-            unsafe details.pointee.transmission.left = source == nil ? 0 : count ?? .max
+            unsafe details.pointee.transmission.left = source.map { Self.bytesToSend($0, from: offset, atMost: count) } ?? 0
             unsafe details.pointee.transmission.inPipe = 0
             unsafe details.pointee.transmission.head = head?.baseAddress
             unsafe details.pointee.transmission.headLength = head?.capacity ?? 0
@@ -142,6 +142,16 @@ extension Socket {
             return unsafe try Engine.start(
                 operation, on: socketFile, Engine.Request(kind: .transmitFile, alwaysPends: true), start)
         }
+    }
+}
+
+extension Socket {
+    /// How much of a file there is to send; nil is all. Known before the start, so that the last part is sent as such:
+    /// TCP holds back an incomplete segment that is said to be followed by more.
+    private static func bytesToSend(_ file: FileObject, from offset: Int64, atMost count: Int?) -> Int {
+        var info = stat()
+        guard unsafe fstat(file.descriptor, &info) == 0, info.st_mode & S_IFMT == S_IFREG else { return count ?? .max }
+        return min(count ?? .max, max(0, Int(info.st_size) - Int(offset)))
     }
 }
 

@@ -1,4 +1,7 @@
 internal import CIOCPSupport
+internal import Glibc
+internal import IOUring
+internal import Synchronization
 
 extension File {
     /// Starts to write what the kernel holds of the file to the disk.
@@ -46,9 +49,25 @@ extension File {
         _ operation: Operation, to length: Int64, start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
         guard length >= 0 else { throw .invalid("a file cannot have a negative length") }
-        return try startPlain(operation, unsafe Engine.Request(kind: .truncate, offset: UInt64(length)), start)
+        if truncationIsRequest.load(ordering: .relaxed) {
+            return try startPlain(operation, unsafe Engine.Request(kind: .truncate, offset: UInt64(length)), start)
+        }
+        return try operation.claimed { () throws(PortError) in
+            let file = try opened()
+            var code: Int32 = 0
+            repeat {
+                code = ftruncate(file.descriptor, off_t(length)) == 0 ? 0 : errno
+            } while code == EINTR
+            // The packet comes with a request that does nothing.
+            return unsafe try Engine.start(
+                operation, on: file, Engine.Request(kind: .truncateByCaller, offset: UInt64(length), callFlags: code),
+                start)
+        }
     }
 }
+
+/// Whether the kernel has a request that cuts a file. Looked up once; a test turns it off.
+let truncationIsRequest: Atomic<Bool> = Atomic((try? Capabilities.probe())?.supports(.truncate) ?? false)
 
 extension IOHandle {
     /// Starts an operation that moves no data.

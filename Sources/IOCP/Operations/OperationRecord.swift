@@ -105,8 +105,8 @@ internal import Synchronization
 /// What the kernel is asked for, and how its answer is read.
 enum OperationKind: UInt8 {
     case none
-    case read, write, readVectored, writeVectored
-    case synchronize, synchronizeData, allocate, truncate
+    case read, write, readVectored, writeVectored, zeroByteRead
+    case synchronize, synchronizeData, allocate, truncate, truncateByCaller
     case receive, zeroByteReceive, receiveMessage, receiveContinuously
     case send, sendMessage
     case accept, acceptContinuously

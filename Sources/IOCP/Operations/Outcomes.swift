@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import IOUring
 internal import Synchronization
@@ -25,7 +26,9 @@ enum Outcomes {
         case .send:
             return unsafe moved(record, Int(result))
         case .read:
-            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfData(record), 0) }
+            if unsafe result == 0 || record.pointee.length > Requests.mostAtOnce {
+                return unsafe readRarely(record, Int(result))
+            }
             return .finished(.success, UInt(result))
         case .write:
             return unsafe moved(record, Int(result))
@@ -45,11 +48,43 @@ enum Outcomes {
         return .finished(.success, UInt(count))
     }
 
+    /// A read that moved nothing, or whose length no single request can have.
+    @inline(never)
+    private static func readRarely(_ record: OperationRecord.Pointer, _ count: Int) -> Step {
+        let before = unsafe record.pointee.progress
+        if count == 0, before == 0, unsafe record.pointee.length > 0 {
+            if unsafe waitsForWriter(record) {
+                unsafe record.pointee.flags.insert(.polling)
+                return .again
+            }
+            return unsafe .finished(endOfData(record), 0)
+        }
+        // Only a file is read on: anything else has given what there is.
+        if unsafe count < Requests.mostAtOnce || kind(record) != .file {
+            return .finished(.success, UInt(before + count))
+        }
+        unsafe record.pointee.progress = before + count
+        if unsafe record.pointee.progress == record.pointee.length { return .finished(.success, UInt(before + count)) }
+        if let stop = unsafe interruption(record) { return .finished(stop, UInt(before + count)) }
+        return .again
+    }
+
+    /// Whether an empty read of a FIFO means that nobody has opened it for writing yet: the kernel hangs a FIFO up only
+    /// once a writer has come and gone.
+    private static func waitsForWriter(_ record: OperationRecord.Pointer) -> Bool {
+        guard unsafe kind(record) == .pipe, unsafe interruption(record) == nil else { return false }
+        let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
+        var interest = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        return unsafe poll(&interest, 1, 0) == 0
+    }
+
     /// What an empty receive means.
     private static func endOfStream(_ record: OperationRecord.Pointer) -> CompletionStatus {
         let file = unsafe record.pointee.file!
         return unsafe file._withUnsafeGuaranteedRef { file in
             if file.kind == .pipe { return .pipeBroken }
+            // The kernel tells of a reset once; to Windows the connection stays reset (g24).
+            if file.hasSeenReset { return .connectionReset }
             return file.hasReceiveShut ? .sendAfterShutdown : .success
         }
     }
@@ -83,14 +118,25 @@ enum Outcomes {
         let result = Int(completion.result)
         switch unsafe record.pointee.kind {
         case .readVectored:
-            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfData(record), 0) }
-            return .finished(.success, UInt(result))
+            let step = unsafe readRarely(record, result)
+            if case .again = step, result > 0 { unsafe record.pointee.details!.pointee.skip(result) }
+            return step
+        case .zeroByteRead:
+            return unsafe .finished(becameReadable(record, UInt32(bitPattern: completion.result)), 0)
         case .writeVectored:
             let step = unsafe moved(record, result)
             if case .again = step { unsafe record.pointee.details!.pointee.skip(result) }
             return step
-        case .synchronize, .synchronizeData, .allocate, .truncate, .shutdown, .zeroByteReceive:
+        case .synchronize, .synchronizeData, .allocate, .truncate:
             return .finished(.success, 0)
+        case .truncateByCaller:
+            // The caller's thread has left its error here.
+            return unsafe .finished(status(record, ofErrno: record.pointee.callFlags), 0)
+        case .shutdown:
+            unsafe noteShutdown(record)
+            return .finished(.success, 0)
+        case .zeroByteReceive:
+            return unsafe .finished(result == 0 ? endOfStream(record) : .success, 0)
         case .receiveMessage:
             let details = unsafe record.pointee.details!
             unsafe details.pointee.addressLength = details.pointee.message.msg_namelen
@@ -131,13 +177,7 @@ enum Outcomes {
             // The end of a stream. An empty datagram uses a buffer.
             return unsafe .finished(endOfStream(record), 0)
         }
-        let stop = completion.more ? nil : unsafe interruption(record)
-        if let stop {
-            unsafe record.pointee.details!.pointee.group?._withUnsafeGuaranteedRef {
-                $0.giveBackHeld(Int(buffer), slot: unsafe record.pointee.slot!)
-            }
-            return .finished(stop, 0)
-        }
+        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.noteTaken(in: record.pointee.slot!) }
         return .goesOn(
             .success, UInt(completion.result), auxiliary: Int32(buffer), .lentBuffer, rearms: !completion.more)
     }
@@ -173,6 +213,7 @@ enum Outcomes {
 
     private static func connected(_ record: OperationRecord.Pointer, _ result: Int) -> Step {
         if unsafe record.pointee.step == 0 {
+            unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteConnection() }
             if unsafe record.pointee.length == 0 { return .finished(.success, 0) }
             if let stop = unsafe interruption(record) { return .finished(stop, 0) }
             unsafe record.pointee.step = 1
@@ -182,7 +223,10 @@ enum Outcomes {
     }
 
     private static func disconnected(_ record: OperationRecord.Pointer) -> Step {
-        guard unsafe record.pointee.length == 1 else { return .finished(.success, 0) }
+        guard unsafe record.pointee.length == 1 else {
+            unsafe noteShutdown(record)
+            return .finished(.success, 0)
+        }
         // Reuse: a fresh socket takes the descriptor's place; the old connection ends in the background.
         let code = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.replaceWithFreshSocket() }
         return .finished(code == 0 ? .success : CompletionStatus(errnoCode: code), 0)
@@ -231,15 +275,42 @@ enum Outcomes {
         default:
             unsafe dropHeld(record)
             if code == ECONNRESET { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() } }
-            if code == EPIPE, unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.hasSeenReset }) {
-                return .finished(.connectionReset, progress)
-            }
             // The next step of an operation whose handle was closed meanwhile finds no descriptor (EBADF).
             if code == EPIPE || code == EBADF, let stop = unsafe interruption(record) {
                 return .finished(stop, progress)
             }
-            return .finished(CompletionStatus(errnoCode: code, context: unsafe context(record)), progress)
+            return unsafe .finished(status(record, ofErrno: code), progress)
         }
+    }
+
+    /// What an `errno` means for this operation on this handle, where the table alone cannot tell.
+    private static func status(_ record: OperationRecord.Pointer, ofErrno code: Int32) -> CompletionStatus {
+        unsafe record.pointee.file!._withUnsafeGuaranteedRef { file in
+            switch code {
+            case EPIPE where file.kind == .stream || file.kind == .message:
+                // Linux has this for every stream that cannot be sent on; Windows names the reason (g24, g25).
+                if file.hasSendShut { return .sendAfterShutdown }
+                return file.hasBeenConnected || file.hasSeenReset ? .connectionReset : .invalidConnection
+            case EBADF where fcntl(file.descriptor, F_GETFL) >= 0:
+                // The descriptor is open, but not for this.
+                return .accessDenied
+            case EINVAL where unsafe record.pointee.kind == .truncate || record.pointee.kind == .truncateByCaller:
+                if fcntl(file.descriptor, F_GETFL) & O_ACCMODE == O_RDONLY { return .accessDenied }
+            default: break
+            }
+            return unsafe CompletionStatus(errnoCode: code, context: context(record))
+        }
+    }
+
+    private static func noteShutdown(_ record: OperationRecord.Pointer) {
+        unsafe record.pointee.file!._withUnsafeGuaranteedRef { unsafe $0.noteShutdown(record.pointee.callFlags) }
+    }
+
+    /// A poll for something to read has ended: is it data, or the end?
+    private static func becameReadable(_ record: OperationRecord.Pointer, _ events: UInt32) -> CompletionStatus {
+        let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
+        if events & UInt32(POLLHUP) != 0, iocp_bytes_readable(descriptor) == 0 { return .pipeBroken }
+        return .success
     }
 
     /// Why the operation must not go on, if so: it was cancelled, or its last handle is closed (e23, e27–e31).
@@ -295,6 +366,8 @@ enum Outcomes {
     static func mayConcludeInline(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
         if unsafe record.pointee.flags.contains(.continuous) { return false }
         if unsafe record.pointee.flags.contains(.alwaysPends) { return false }
+        // Only a packet can bring the connection.
+        if unsafe status.isSuccess && record.pointee.kind == .accept { return false }
         return status != .endOfFile
     }
 }

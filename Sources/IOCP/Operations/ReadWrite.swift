@@ -57,7 +57,7 @@ extension IOHandle {
     /// Writes all of the range or fails: a part is followed by the rest. A pipe without readers fails with
     /// ``CompletionStatus/pipeClosing`` (232, g14).
     ///
-    /// Parameters, errors and cost are those of ``read(_:at:into:start:)``.
+    /// Parameters, errors and cost are those of ``read(_:at:into:start:)-(_,_,Range<Int>?,_)``.
     /// The corresponding Win32 function is `WriteFile`; io_uring's operation is WRITE.
     @discardableResult
     public final func write(
@@ -112,8 +112,10 @@ extension IOHandle {
         if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
             return try Engine.start(operation, on: file, Socket.receiveRequest(file, range, 0), start)
         }
+        // An empty read of a pipe waits for something to read, and takes nothing (g18).
         let request = unsafe try Engine.Request(
-            kind: .read, memory: range.memory, length: range.count, offset: position(offset, file, range.count))
+            kind: range.count == 0 && file.kind == .pipe ? .zeroByteRead : .read, memory: range.memory,
+            length: range.count, offset: position(offset, file, range.count))
         return try Engine.start(operation, on: file, request, start)
     }
 
@@ -137,6 +139,11 @@ extension IOHandle {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
             let length = try operation.setVector(buffers)
+            if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
+                return try Engine.start(
+                    operation, on: file, Socket.vectoredRequest(operation, file, length, reads: kind == .readVectored),
+                    start)
+            }
             let request = unsafe try Engine.Request(
                 kind: kind, length: length, offset: position(offset, file, length),
                 callFlags: offset == .append ? Int32(IOCP_RWF_APPEND) : 0)

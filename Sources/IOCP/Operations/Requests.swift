@@ -6,6 +6,8 @@ internal import IOUring
 enum Requests {
     /// The offset that says "where the descriptor stands": pipes and devices have no other.
     static let currentPosition = UInt64.max
+    /// MAX_RW_COUNT: the kernel moves no more by one request, a page less than 2 GiB.
+    static let mostAtOnce = 0x7fff_f000
     /// Where zero-byte receives peek to: one byte for all of them, which nobody ever reads.
     private nonisolated(unsafe) static let peekTarget = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
@@ -27,8 +29,8 @@ enum Requests {
                     count: length(record), flags: record.pointee.callFlags)
             case .read:
                 entry = unsafe .read(
-                    descriptor, into: record.pointee.memory, count: length(record), offset: offset(record),
-                    flags: record.pointee.callFlags)
+                    descriptor, into: record.pointee.memory.map { unsafe $0 + record.pointee.progress },
+                    count: length(record), offset: offset(record), flags: record.pointee.callFlags)
             case .write:
                 entry = unsafe .write(
                     descriptor,
@@ -45,8 +47,7 @@ enum Requests {
     /// Bytes still to move, as much as one request can.
     @inline(__always)
     private static func length(_ record: OperationRecord.Pointer) -> UInt32 {
-        // MAX_RW_COUNT: the kernel cuts a request to a page less than 2 GiB anyway.
-        unsafe UInt32(min(record.pointee.length - record.pointee.progress, 0x7fff_f000))
+        unsafe UInt32(min(record.pointee.length - record.pointee.progress, mostAtOnce))
     }
 
     @inline(__always)
@@ -56,7 +57,9 @@ enum Requests {
     }
 
     private static func poll(_ record: OperationRecord.Pointer, _ descriptor: Int32) -> SubmissionEntry {
-        switch unsafe record.pointee.kind {
+        // An operation that is to end only comes by to be told so.
+        if unsafe Outcomes.interruption(record) != nil { return .nop() }
+        return switch unsafe record.pointee.kind {
         case .write, .writeVectored, .send, .sendMessage, .connect, .transmitFile:
             .poll(descriptor, events: UInt32(POLLOUT), multishot: false)
         default:
@@ -87,6 +90,10 @@ enum Requests {
                 descriptor, mode: flags, offset: record.pointee.offset, length: UInt64(record.pointee.length))
         case .truncate:
             return unsafe .truncate(descriptor, length: record.pointee.offset)
+        case .truncateByCaller:
+            return .nop()
+        case .zeroByteRead:
+            return .poll(descriptor, events: UInt32(POLLIN), multishot: false)
         case .zeroByteReceive:
             // A peek at one byte: completes when there is something, and takes nothing.
             return unsafe .receive(descriptor, into: peekTarget, count: 1, flags: Int32(MSG_PEEK))

@@ -23,7 +23,7 @@ extension Socket {
     /// - Parameters:
     ///   - operation: idle; in flight until its packet.
     ///   - range: bytes of the operation's buffer to fill; nil is all of it.
-    /// - Throws: ``PortError``: see ``IOHandle/read(_:at:into:start:)``.
+    /// - Throws: ``PortError``: see ``IOHandle/read(_:at:into:start:)-(_,_,Range<Int>?,_)``.
     /// - Cost: allocates nothing; deferred, no system call.
     ///
     /// The corresponding Win32 function is `WSARecv`; io_uring's operation is RECV.
@@ -197,6 +197,15 @@ extension Socket {
         }
         return unsafe Engine.Request(
             kind: .send, memory: range.memory, length: range.count, callFlags: flags | sendFlags(file))
+    }
+
+    /// A scattered or gathered read or write: as a message, since WRITEV on a broken connection raises SIGPIPE.
+    static func vectoredRequest(
+        _ operation: Operation, _ file: FileObject, _ length: Int, reads: Bool
+    ) -> Engine.Request {
+        operation.setMessage(nil, nil)
+        return unsafe Engine.Request(
+            kind: reads ? .receiveMessage : .sendMessage, length: length, callFlags: reads ? 0 : sendFlags(file))
     }
 
     /// No signal for a broken connection; on a stream, the kernel itself goes on until all is sent.

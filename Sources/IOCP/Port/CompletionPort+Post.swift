@@ -76,6 +76,6 @@ extension CompletionPort {
     public func flush() throws(PortError) {
         let core = try open([])
         let me = IOThread.current
-        if me.core === core { me.leasedSlot?.submit() }
+        if me.isTied(to: core) { me.leasedSlot?.submit() }
     }
 }

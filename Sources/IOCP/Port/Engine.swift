@@ -37,13 +37,19 @@ enum Engine {
     }
 
     /// The rings of operations on files that are not associated with a port (a9).
-    static let unassociated: Result<PortCore, PortError> = {
-        do throws(PortError) {
-            return .success(try PortCore(limit: 1, slotCount: 1, options: RingOptions(), isHomeless: true))
-        } catch {
-            return .failure(error)
-        }
-    }()
+    ///
+    /// Made when first needed. A failure is not kept: descriptors and memory may be there the next time.
+    static func unassociated() throws(PortError) -> PortCore {
+        unassociatedLock.lock()
+        defer { unassociatedLock.unlock() }
+        if let core = unsafe unassociatedCore { return core }
+        let core = try PortCore(limit: 1, slotCount: 1, options: RingOptions(), isHomeless: true)
+        unsafe unassociatedCore = core
+        return core
+    }
+
+    private static let unassociatedLock = FutexLock()
+    private nonisolated(unsafe) static var unassociatedCore: PortCore?
 
     // MARK: Starting
 
@@ -54,7 +60,7 @@ enum Engine {
         _ operation: Operation, on file: FileObject, _ request: Request, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        let me = IOThread.current
+        let me = unsafe IOThread.currentReference
         unsafe record.pointee.kind = request.kind
         unsafe record.pointee.memory = request.memory
         unsafe record.pointee.length = request.length
@@ -63,7 +69,7 @@ enum Engine {
         unsafe record.pointee.progress = 0
         unsafe record.pointee.step = 0
         unsafe record.pointee.information = 0
-        unsafe record.pointee.thread = me.serial
+        unsafe record.pointee.thread = me._withUnsafeGuaranteedRef { $0.serial }
         var flags = unsafe record.pointee.flags.intersection(.suppressPacket)
         if request.continuous { flags.insert(.continuous) }
         if request.alwaysPends { flags.insert(.alwaysPends) }
@@ -72,18 +78,17 @@ enum Engine {
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
 
-        // Before it can be found in the file's list: whoever closes the file must see that it is on its way.
-        let before = unsafe record.pointee.state.load(ordering: .relaxed)
-        unsafe record.pointee.state.store(OperationRecord.pending, ordering: .releasing)
-        let core: PortCore
+        // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
+        let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
+        let core: Unmanaged<PortCore>
         do throws(PortError) {
             if let port = unsafe try file.begin(record) {
-                core = port
+                unsafe core = port
             } else {
-                core = unsafe try startUnassociated(record, file, me)
+                unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
             }
         } catch {
-            unsafe record.pointee.state.store(before, ordering: .releasing)
+            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
             throw error
         }
         unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
@@ -93,30 +98,31 @@ enum Engine {
         // Given back with the packet, or when the packet is suppressed or discarded.
         _ = unsafe Unmanaged.passRetained(operation)
 
-        var own: Slot?
-        if me.core === core { own = me.leasedSlot }
-        let slot = own ?? core.foreignSlot()
-        slot.lock.lock()
-        unsafe slot.push(record)
-        unsafe record.pointee.isQueued.store(true, ordering: .releasing)
-        slot.lock.unlock()
-
-        if start == .deferred, own != nil {
-            Observer.noteDeferral()
+        let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
+        let slot = unsafe own ?? Unmanaged.passUnretained(core._withUnsafeGuaranteedRef { $0.foreignSlot() })
+        unsafe slot._withUnsafeGuaranteedRef { slot in
+            slot.lock.lock()
+            unsafe slot.push(record)
+            unsafe record.pointee.isQueued.store(true, ordering: .releasing)
+            slot.lock.unlock()
+        }
+        if start == .deferred, unsafe own != nil {
+            Observer.noteDeparture()
             return .pending
         }
-        return try enter(operation, slot, core, file, start, me)
+        return unsafe try enter(
+            operation, slot.takeUnretainedValue(), core.takeUnretainedValue(), file, start, me.takeUnretainedValue())
     }
 
     /// The rings for an operation that was entered into the list of a file without a port.
     @inline(never)
     private static func startUnassociated(
         _ record: OperationRecord.Pointer, _ file: FileObject, _ me: IOThread
-    ) throws(PortError) -> PortCore {
+    ) throws(PortError) -> Unmanaged<PortCore> {
         do throws(PortError) {
-            let core = try unassociated.get()
+            let core = try unassociated()
             me.noteUnassociated(file)
-            return core
+            return unsafe Unmanaged.passUnretained(core)
         } catch {
             _ = unsafe file.end(record, status: error.status.rawValue, signals: false)
             throw error
@@ -142,7 +148,7 @@ enum Engine {
         defer {
             core.settle(slot)
             // Its leaseholder may be out for long, with nothing in flight when it left.
-            Observer.noteDeferral()
+            Observer.noteDeparture()
             me.buryDead()
         }
         guard start == .eager else { return .pending }
@@ -225,8 +231,8 @@ enum Engine {
         if consumed > 0 { slot.advance(by: consumed) }
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
-        // The leaseholder submits what follows with its next entry; nobody else would.
-        if pushed && !isMine { slot.submit() }
+        // The leaseholder submits what follows with its next entry; the observer does if none comes soon.
+        if pushed { if isMine { Observer.noteDeparture() } else { slot.submit() } }
         return produced
     }
 
@@ -263,6 +269,8 @@ enum Engine {
                 Outcomes.closeDescriptor(auxiliary)
             }
             if rearms {
+                // What came before the end was asked for is delivered; then the record comes round to see the reason.
+                if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
                 unsafe slot.push(record)
                 pushed = true
             }
@@ -385,8 +393,8 @@ enum Engine {
         slot.lock.lock()
         let waited =
             unsafe slot.removeFromBacklog(record)
-            || record.pointee.details?.pointee.group?._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) }
-                ?? false
+            || (record.pointee.kind == .receiveContinuously
+                && record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) })
         slot.lock.unlock()
         if waited {
             var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
@@ -410,6 +418,8 @@ enum Engine {
             // Bounded: a busy thread may owe the completion, which will find the reason when it comes.
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
-        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || record.pointee.isPending
+        // A signal interrupts only the wait for a request that is being cancelled already.
+        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR
+            || record.pointee.isPending
     }
 }

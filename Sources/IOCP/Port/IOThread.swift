@@ -14,12 +14,14 @@ internal import Synchronization
     let serial: UInt32
 
     /// The port that the thread is tied to (d4). Only the thread itself touches it.
-    var core: PortCore?
+    private(set) var core: PortCore?
+    /// The same as an address, to compare without counting references.
+    private var coreAddress: UnsafeMutableRawPointer?
     /// The scheduler's part, under the port's lock.
     let state: ThreadState.Pointer
     /// The slot that the thread leases or leased last; `slot.owner` says whether it still does. Changed by others only
     /// under the port's lock while this thread waits.
-    unowned(unsafe) var slot: Slot?
+    var slotReference: Unmanaged<Slot>?
 
     enum Delivery {
         case none
@@ -51,7 +53,11 @@ internal import Synchronization
     static let scratchCapacity = 64
 
     /// Objects whose last reference was dropped under a lock: let go of when none is held.
-    var graveyard: [AnyObject] = []
+    private let guardedGraveyard: Guarded<[AnyObject]> = Guarded([])
+    var graveyard: [AnyObject] {
+        @inline(__always) _read { yield guardedGraveyard.value }
+        @inline(__always) _modify { yield &guardedGraveyard.value }
+    }
 
     private let callsLock = FutexLock()
     private var calls: [@Sendable () -> Void] = []
@@ -101,18 +107,48 @@ internal import Synchronization
             // The thread ends, however it ends: its place, its ring and its operations go on without it (d14, e34).
             let thread = unsafe Unmanaged<IOThread>.fromOpaque(pointer!).takeRetainedValue()
             thread.core?.leave(thread)
-            thread.core = nil
+            thread.tie(to: nil)
             Engine.cancelUnassociated(thread.unassociated.values.compactMap { $0.file }, startedBy: thread.serial)
             thread.buryDead()
         }
         return thread
     }
 
+    func tie(to core: PortCore?) {
+        self.core = core
+        unsafe coreAddress = core.map { unsafe Unmanaged.passUnretained($0).toOpaque() }
+    }
+
+    @inline(__always)
+    func isTied(to core: PortCore) -> Bool {
+        unsafe coreAddress == Unmanaged.passUnretained(core).toOpaque()
+    }
+
+    @inline(__always)
+    func isTied(to core: Unmanaged<PortCore>) -> Bool {
+        unsafe coreAddress == core.toOpaque()
+    }
+
+    /// The calling thread, uncounted: it outlives every use by itself.
+    @inline(__always)
+    static var currentReference: Unmanaged<IOThread> {
+        if let known = unsafe iocp_tls_get() { return unsafe Unmanaged<IOThread>.fromOpaque(known) }
+        return unsafe Unmanaged.passUnretained(makeCurrent())
+    }
+
+    /// The slot, if the thread leases it now, uncounted: its port outlives the lease.
+    @inline(__always)
+    var leasedReference: Unmanaged<Slot>? {
+        guard let reference = unsafe slotReference,
+            unsafe reference._withUnsafeGuaranteedRef({ $0.owner.load(ordering: .relaxed) }) == serial
+        else { return nil }
+        return unsafe reference
+    }
+
     /// The slot, if the thread leases it now.
     @inline(__always)
     var leasedSlot: Slot? {
-        guard let slot = unsafe slot, slot.owner.load(ordering: .relaxed) == serial else { return nil }
-        return slot
+        unsafe leasedReference?.takeUnretainedValue()
     }
 
     static func from(_ state: ThreadState.Pointer) -> IOThread {
@@ -216,11 +252,10 @@ internal import Synchronization
         callsLock.lock()
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)
-        let core = alertableCore
-        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one.
-        if core == nil, isSleepingAlertably { wake() }
+        // Under the lock, which the thread takes before it leaves that sleep: the wake-up must not hit a later one, which
+        // may be unalertable (b13) or another port's.
+        if let core = alertableCore { core.interrupt(self) } else if isSleepingAlertably { wake() }
         callsLock.unlock()
-        core?.interrupt(self)
     }
 
     var hasCalls: Bool { callCount.load(ordering: .sequentiallyConsistent) > 0 }

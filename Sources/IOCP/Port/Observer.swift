@@ -8,7 +8,7 @@ internal import Synchronization
 /// - Threads that are out in user code with something behind them: while there are any it ticks, hands their
 ///   unsubmitted entries to the kernel and their completions to idle threads; otherwise it sleeps without waking up.
 ///
-/// It is started when first needed. It takes no part in the ordinary course of a server whose threads keep dequeuing.
+/// It is started with the first port. It takes no part in the ordinary course of a server whose threads keep dequeuing.
 final class Observer: @unchecked Sendable {
     // Unchecked: `lock` guards the tables; the rest is constant or atomic.
 
@@ -20,11 +20,12 @@ final class Observer: @unchecked Sendable {
     private static let quietTicks = 20
     private static let batch: Int32 = 16
 
-    private let epoll: Int32
-    private let doorbell: Int32
+    /// Made, under `lock`, before the first port exists, and constant from then on.
+    private var epoll: Int32 = -1
+    private var doorbell: Int32 = -1
     private let lock = FutexLock()
-    private var cores: [WeakCore] = []
-    private var homes: [UInt64: WeakCore] = [:]
+    private var cores: [PortCore] = []
+    private var homes: [UInt64: (core: PortCore, slotIndex: Int)] = [:]
     private var isStarted = false
 
     /// 1 while the thread does not tick and nobody has asked it to.
@@ -32,71 +33,62 @@ final class Observer: @unchecked Sendable {
     /// Wake-ups of the thread, for tests: an idle port causes none.
     static let wakeUps = Atomic<Int>(0)
 
-    private struct WeakCore {
-        weak var core: PortCore?
-        let slotIndex: Int
-    }
+    private init() {}
 
-    private init() {
-        epoll = iocp_epoll_create()
-        doorbell = iocp_eventfd()
-        precondition(
-            epoll >= 0 && doorbell >= 0,
-            "no descriptors left for the library's own epoll and eventfd; raise RLIMIT_NOFILE")
-        _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
-    }
-
-    func watch(_ core: PortCore) {
+    /// Keeps the port until it is forgotten: when its last reference is closed and its last file is gone.
+    ///
+    /// Throws if descriptors, memory or threads are short. Nothing is kept then, and the next port tries again.
+    func watch(_ core: PortCore) throws(PortError) {
         lock.lock()
-        cores.removeAll { $0.core == nil }
-        cores.append(WeakCore(core: core, slotIndex: 0))
-        for (index, slot) in core.slots.enumerated() {
-            homes[slot.identifier] = WeakCore(core: core, slotIndex: index)
+        defer { lock.unlock() }
+        try start()
+        for slot in core.slots {
             // Disarmed for now.
-            _ = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
+            let result = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
+            guard result == 0 else {
+                throw .system(-result, "a ring cannot be watched; free memory or raise fs.epoll.max_user_watches")
+            }
         }
-        lock.unlock()
+        for (index, slot) in core.slots.enumerated() { homes[slot.identifier] = (core, index) }
+        cores.append(core)
     }
 
-    func forget(_ slots: [Slot]) {
+    func forget(_ core: PortCore) {
         lock.lock()
-        for slot in slots { homes[slot.identifier] = nil }
-        cores.removeAll { $0.core == nil }
+        for slot in core.slots { homes[slot.identifier] = nil }
+        cores.removeAll { $0 === core }
         lock.unlock()
     }
 
     /// Looks at the slot once it has completions, once.
     func arm(_ slot: Slot) {
-        start()
         _ = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
     }
 
-    /// A thread goes out into user code. Costs a load unless the observer sleeps.
+    /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps; the lock that
+    /// the thread released just before orders what it did before this look.
     @inline(__always)
-    func noteDeparture() {
-        if Self.isAsleep.load(ordering: .sequentiallyConsistent) { ring() }
-    }
-
-    /// A thread has deferred an entry, or gone out into user code. The lock that it released just before orders that
-    /// before this look.
-    @inline(__always)
-    static func noteDeferral() {
+    static func noteDeparture() {
         if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
     }
 
     @inline(never)
     private func ring() {
         guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
-        start()
         var one: UInt64 = 1
         _ = unsafe write(doorbell, &one, 8)
     }
 
-    private func start() {
-        lock.lock()
-        defer { lock.unlock() }
+    /// Makes the descriptors and the thread, if there are none yet. Under `lock`.
+    private func start() throws(PortError) {
         guard !isStarted else { return }
-        isStarted = true
+        if epoll < 0 { epoll = iocp_epoll_create() }
+        guard epoll >= 0 else { throw .noDescriptors(-epoll) }
+        if doorbell < 0 {
+            doorbell = iocp_eventfd()
+            guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
+            _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
+        }
         // The process's signals are not for this thread.
         var all = sigset_t()
         var previous = sigset_t()
@@ -109,8 +101,11 @@ final class Observer: @unchecked Sendable {
                 Observer.shared.run()
             }, nil)
         unsafe pthread_sigmask(SIG_SETMASK, &previous, nil)
-        precondition(result == 0, "the library's own thread could not be started; raise RLIMIT_NPROC")
+        guard result == 0 else {
+            throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
+        }
         pthread_detach(thread)
+        isStarted = true
     }
 
     private func run() -> Never {
@@ -153,16 +148,15 @@ final class Observer: @unchecked Sendable {
     private func look(at identifier: UInt64, _ me: IOThread) {
         lock.lock()
         let home = homes[identifier]
-        let core = home?.core
         lock.unlock()
-        guard let core, let home else { return }
-        let slot = core.slots[home.slotIndex]
+        guard let (core, index) = home else { return }
+        let slot = core.slots[index]
         if core.observe(slot, me) { arm(slot) }
     }
 
     private func tickAll(_ me: IOThread) -> Bool {
         lock.lock()
-        let living = cores.compactMap { $0.core }
+        let living = cores
         lock.unlock()
         var busy = false
         for core in living where core.tick(me) { busy = true }

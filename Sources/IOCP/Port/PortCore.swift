@@ -24,9 +24,15 @@ internal import Synchronization
         @inline(__always) _read { yield guardedPackets.value }
         @inline(__always) _modify { yield &guardedPackets.value }
     }
-    private(set) var slots: [Slot] = []
+    private let guardedSlots: Guarded<[Slot]> = Guarded([])
+    /// Constant once the port is made.
+    var slots: [Slot] {
+        @inline(__always) _read { yield guardedSlots.value }
+    }
     /// Open references to the port (f2), and whether all are gone.
     private var references = 1
+    /// File objects that are associated with the port.
+    private var files = 0
     private var isClosed = false
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
@@ -36,7 +42,9 @@ internal import Synchronization
     private let closedMirror = Atomic<Bool>(false)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
-    private var watchers = 0
+    private let watchers = Atomic<Int>(0)
+    /// They are to be woken once the lock is free.
+    private var wakesWatchers = false
     private let watchWord = Atomic<UInt32>(0)
 
     /// Threads to be woken once the lock is free.
@@ -52,16 +60,15 @@ internal import Synchronization
         guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
-                slots.append(try Slot(of: self, index: index, options: options))
+                guardedSlots.value.append(try Slot(of: self, index: index, options: options))
             }
         } catch {
             throw PortError(error)
         }
-        Observer.shared.watch(self)
+        try Observer.shared.watch(self)
     }
 
     deinit {
-        Observer.shared.forget(slots)
         while packets.count > 0 {
             Engine.discard(packets.removeFirst(), graveyard: IOThread.current)
         }
@@ -86,6 +93,7 @@ internal import Synchronization
             lock.unlock()
             return
         }
+        let isRetired = files == 0
         isClosed = true
         closedMirror.store(true, ordering: .sequentiallyConsistent)
         while let waiter = unsafe scheduler.abandonNext() {
@@ -101,11 +109,28 @@ internal import Synchronization
             slot.owner.store(0, ordering: .sequentiallyConsistent)
         }
         publish()
-        let wakeWatchers = watchers > 0
+        wakesWatchers = watchers.load(ordering: .relaxed) > 0  // b29
         unlockAndWake()
-        if wakeWatchers { wakeEveryWatcher() }
         for slot in slots { settle(slot) }
+        if isRetired { Observer.shared.forget(self) }
         me.buryDead()
+    }
+
+    /// A file object is associated: its operations keep the port alive, and observed, after the last reference (f1).
+    func addFile() throws(PortError) {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isClosed else { throw .portClosed }
+        files += 1
+    }
+
+    /// It is gone, with all of its operations.
+    func removeFile() {
+        lock.lock()
+        files -= 1
+        let isRetired = files == 0 && isClosed
+        lock.unlock()
+        if isRetired { Observer.shared.forget(self) }
     }
 
     // MARK: Posting
@@ -119,13 +144,12 @@ internal import Synchronization
             throw .portClosed
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.core === self, let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
+        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
             absorb(slot, me, atMost: .max)
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
         me.buryDead()
     }
 
@@ -137,26 +161,23 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
-        let wakesWatchers = insert(entry)
+        insert(entry)
         publish()
         unlockAndWake()
-        if wakesWatchers { wakeEveryWatcher() }
     }
 
-    /// Returns whether threads that wait for the port itself are to be woken.
-    private func insert(_ entry: PacketEntry) -> Bool {
+    private func insert(_ entry: PacketEntry) {
         if let waiter = unsafe scheduler.insert() {
             unsafe hand(entry, to: IOThread.from(waiter))
-            return false  // b28
+        } else {
+            packets.append(entry)
         }
-        packets.append(entry)
-        return watchers > 0
     }
 
     /// Queued, unclaimed packets (c10), completions that lie in the rings included.
     var depth: Int {
         let me = IOThread.current
-        if me.core === self { me.leasedSlot?.submit() }
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         if !isClosed {
             for slot in slots where !slot.isWatched { absorb(slot, me, atMost: .max) }
@@ -184,7 +205,10 @@ internal import Synchronization
     private func unlockAndWake() {
         var next = unsafe toWake
         unsafe toWake = nil
+        let watched = wakesWatchers
+        wakesWatchers = false
         lock.unlock()
+        if watched { wakeEveryWatcher() }
         while let chained = unsafe next {
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
@@ -194,6 +218,8 @@ internal import Synchronization
     }
 
     private func publish() {
+        // What is queued now was handed to no thread (b27, b28).
+        if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
@@ -209,7 +235,8 @@ internal import Synchronization
     /// Gives the thread a slot of its own if there is one: the one it had, a free one, or one whose leaseholder sleeps.
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
-        if let last = unsafe thread.slot, unsafe last.core === self, last.owner.load(ordering: .relaxed) == 0 {
+        if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
+            last.owner.load(ordering: .relaxed) == 0 {
             grant(last, to: thread)
             return
         }
@@ -243,7 +270,7 @@ internal import Synchronization
     private func grant(_ slot: Slot, to thread: IOThread) {
         unsafe slot.leaseholder = Unmanaged.passUnretained(thread)
         slot.owner.store(thread.serial, ordering: .sequentiallyConsistent)
-        unsafe thread.slot = slot
+        unsafe thread.slotReference = Unmanaged.passUnretained(slot)
     }
 
     /// Takes the thread's slot away. Returns it: it is to be settled without the lock.
@@ -271,7 +298,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        unsafe thread.slot = nil
+        unsafe thread.slotReference = nil
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -297,8 +324,8 @@ internal import Synchronization
             if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
         }
         publish()
-        lock.unlock()
-        Observer.noteDeferral()
+        unlockAndWake()
+        Observer.noteDeparture()
     }
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.
@@ -344,7 +371,6 @@ internal import Synchronization
     private func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
         if gather(slot, me, atMost: most) > 0 {
             redistribute()
-            if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
         }
     }
 
@@ -375,7 +401,7 @@ internal import Synchronization
     /// A look at every ring on behalf of somebody who waits for a completion and not for a packet. Rings in which a
     /// thread sleeps are left to it, but for one that the caller needs to know about now.
     func progress(_ me: IOThread, including wanted: Slot? = nil) {
-        if me.core === self { me.leasedSlot?.submit() }
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
         for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
@@ -394,12 +420,11 @@ internal import Synchronization
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.submit() }
+                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
-            guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit else {
-                continue
-            }
+            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.submitter.completionsReady > 0 {
                 lock.lock()
@@ -424,22 +449,27 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let me = IOThread.current
-        // The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
-        if me.core === self, let slot = me.leasedSlot, queuedMirror.load(ordering: .relaxed) == 0,
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        if count > 0 { return .packets(count) }
+        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
+    }
+
+    /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
+    @inline(__always)
+    private func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, queuedMirror.load(ordering: .relaxed) == 0,
             runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
-        {
-            if slot.submitter.completionsReady > 0 || slot.submitter.needsEnter {
-                slot.submit()
-                let count = unsafe harvestDirectly(slot, into: out, me)
-                if count > 0 {
-                    if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
-                    Observer.shared.noteDeparture()
-                    return .packets(count)
-                }
+        else { return 0 }
+        return unsafe slot._withUnsafeGuaranteedRef { slot in
+            guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            slot.submit()
+            let count = unsafe harvestDirectly(slot, into: out, me)
+            if count > 0 {
+                if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
+                Observer.noteDeparture()
             }
+            return count
         }
-        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, me)
     }
 
     @inline(__always)
@@ -481,17 +511,17 @@ internal import Synchronization
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
         guard !closedMirror.load(ordering: .relaxed) else { throw .portClosed }
-        if me.core !== self {
+        if !me.isTied(to: self) {
             // b21: before the thread is tied to the port, its calls come first, and do not tie it.
             if alertable, me.hasCalls {
                 IOThread.runQueuedCalls()
                 return .callsRan
             }
             me.core?.leave(me)
-            me.core = self
+            me.tie(to: self)
         }
-        if let slot = me.leasedSlot, deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
-            slot.submit()
+        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+            unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
 
         lock.lock()
@@ -500,14 +530,14 @@ internal import Synchronization
             throw .portClosed
         }
         unsafe scheduler.beginRemoval(me.state)
-        if me.leasedSlot == nil { _ = leaseFree(for: me) }
+        if unsafe me.leasedReference == nil { _ = leaseFree(for: me) }
         collect(me, atMost: out.count)
         if unsafe scheduler.take(me.state) {
             let count = unsafe fill(out, first: packets.removeFirst())
             redistribute()
             unlockAndWake()
             me.buryDead()
-            Observer.shared.noteDeparture()
+            Observer.noteDeparture()
             return .packets(count)
         }
         if alertable, me.hasCalls {
@@ -515,7 +545,7 @@ internal import Synchronization
             publish()
             unlockAndWake()
             me.buryDead()
-            Observer.noteDeferral()
+            Observer.noteDeparture()
             IOThread.runQueuedCalls()
             return .callsRan
         }
@@ -524,7 +554,7 @@ internal import Synchronization
             publish()
             unlockAndWake()
             me.buryDead()
-            Observer.noteDeferral()
+            Observer.noteDeparture()
             return .timedOut
         }
         return unsafe try wait(into: out, deadline, alertable: alertable, me)
@@ -532,7 +562,7 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = me.leasedSlot { gather(own, me, atMost: most) }
+        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
         if scheduler.queued > 0 || slots.count == 1 { return }
         for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
@@ -578,11 +608,10 @@ internal import Synchronization
                     redistribute()
                     unlockAndWake()
                     if !me.graveyard.isEmpty { me.buryDead() }
-                    Observer.shared.noteDeparture()
+                    Observer.noteDeparture()
                     return .packets(count)
                 }
                 redistribute()
-                if scheduler.queued > 0 && watchers > 0 { wakeEveryWatcher() }
             }
             switch me.delivery {
             case .none:
@@ -590,7 +619,7 @@ internal import Synchronization
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
-                    Observer.noteDeferral()
+                    Observer.noteDeparture()
                     IOThread.runQueuedCalls()
                     return .callsRan
                 }
@@ -598,7 +627,7 @@ internal import Synchronization
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
-                    Observer.noteDeferral()
+                    Observer.noteDeparture()
                     return .timedOut
                 }
                 if me.leasedSlot == nil { _ = leaseFree(for: me) }
@@ -608,13 +637,13 @@ internal import Synchronization
                 publish()
                 unlockAndWake()
                 if !wasWoken { me.awaitWakeUp() }
-                Observer.shared.noteDeparture()
+                Observer.noteDeparture()
                 return .packets(count)
             case .calls:
                 me.delivery = .none
                 unlockAndWake()
                 if !wasWoken { me.awaitWakeUp() }
-                Observer.noteDeferral()
+                Observer.noteDeparture()
                 IOThread.runQueuedCalls()
                 return .callsRan
             case .abandoned:
@@ -640,7 +669,7 @@ internal import Synchronization
             lock.unlock()
             return isQueued
         }
-        watchers += 1
+        watchers.add(1, ordering: .sequentiallyConsistent)
         lock.unlock()
         var satisfied = false
         me.blocking {
@@ -655,9 +684,7 @@ internal import Synchronization
                 futexWait(watchWord, while: generation, nanoseconds: left)
             }
         }
-        lock.lock()
-        watchers -= 1
-        lock.unlock()
+        watchers.subtract(1, ordering: .sequentiallyConsistent)
         return satisfied
     }
 

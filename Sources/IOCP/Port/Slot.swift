@@ -22,6 +22,7 @@ internal import Synchronization
     let identifier: UInt64
     let lock = FutexLock()
     let submitter: Submitter
+    let waitFlags: EnterFlags
 
     /// Serial number of the thread that leases the slot, 0 if none.
     let owner = Atomic<UInt32>(0)
@@ -44,6 +45,8 @@ internal import Synchronization
         @inline(__always) _modify { yield &guardedRing.value }
     }
     private var backlogFirst: OperationRecord.Pointer?
+    /// Records in the backlog. Written under `lock`, for looks without it.
+    private let backlogCount = Atomic<Int>(0)
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
     unowned(unsafe) let core: PortCore
@@ -56,6 +59,8 @@ internal import Synchronization
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         let ring = try Ring(options)
         submitter = ring.submitter
+        // Otherwise an idle server's sleep is reported as the processor waiting for a disk.
+        waitFlags = ring.features.contains(.noIOWait) ? [.getEvents, .noIOWait] : [.getEvents]
         guardedRing = Guarded(ring)
     }
 
@@ -91,6 +96,7 @@ internal import Synchronization
             unsafe backlogFirst = record
         }
         unsafe backlogLast = record
+        backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
         drainBacklog()
     }
@@ -103,11 +109,20 @@ internal import Synchronization
                 guard unsafe enqueue(Requests.entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
+            backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
 
-    var hasBacklog: Bool { unsafe backlogFirst != nil }
+    var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
+
+    /// Submits what is queued and what waits for room. Called without locks.
+    func relieve() {
+        lock.lock()
+        drainBacklog()
+        lock.unlock()
+        submit()
+    }
 
     /// Takes a record out of the backlog, if it is there: its request never reached the ring.
     func removeFromBacklog(_ record: OperationRecord.Pointer) -> Bool {
@@ -122,6 +137,7 @@ internal import Synchronization
                     unsafe backlogFirst = after
                 }
                 if unsafe backlogLast == record { unsafe backlogLast = previous }
+                backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
                 return true
             }
@@ -190,7 +206,7 @@ extension Slot {
     /// Sleeps until the ring has a completion, submitting what it holds in the same system call.
     func waitForCompletion(nanoseconds: Int64) {
         noteEntry()
-        let flags: EnterFlags = [.getEvents]
+        let flags = waitFlags
         // One entry: the caller looks at the ring and decides whether to sleep again. Errors are told by the next entry.
         _ = submitter.enter(
             submit: submitter.unsubmitted, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)

@@ -1,5 +1,6 @@
 import ArgumentParser
 import CBaselines
+import Glibc
 
 /// A server row in a process of its own. Prints its port, then a snapshot for each line on standard input; ends on
 /// SIGTERM or at the end of standard input, with a last snapshot.
@@ -40,6 +41,9 @@ struct ServerCommand: ParsableCommand {
                 try? answer(context.snapshot())
             }
             context.stop()
+            // The process ends with `run()`. A server that does not come to its end must not go on beside later rows.
+            sleep(5)
+            _exit(70)
         }.detach()
         try serve(context)
         try answer(context.snapshot())

@@ -1,4 +1,5 @@
 import CBaselines
+import FoundationEssentials
 import Glibc
 
 /// What stops a row or the run, in words for the user.
@@ -21,4 +22,13 @@ func check<Value: SignedInteger & FixedWidthInteger>(_ result: Value, _ doing: @
 {
     guard result >= 0 else { throw Failure(doing(), errno: Int32(truncatingIfNeeded: -result)) }
     return result
+}
+
+/// Makes a directory, and those above it, unless it is there.
+func createDirectory(_ path: String) throws {
+    do {
+        try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    } catch {
+        throw Failure("the directory \(path) cannot be created")
+    }
 }

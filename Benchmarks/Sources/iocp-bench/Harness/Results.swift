@@ -74,7 +74,7 @@ struct Results: Codable, Sendable {
 
     func write(to path: String) throws {
         let url = URL(filePath: path)
-        try FileManager.default.createDirectory(at: url.deletingLastPathComponent(), withIntermediateDirectories: true)
+        try createDirectory(url.deletingLastPathComponent().path())
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
         try encoder.encode(self).write(to: url)

@@ -1,5 +1,4 @@
 import CBaselines
-import FoundationEssentials
 import Glibc
 
 /// What holds for a whole run. Also a part of the results.
@@ -33,7 +32,7 @@ struct Runner {
         }
         if needsFile {
             progress.note("creating a file of \(settings.fileBytes >> 20) MiB in \(settings.directory)")
-            try FileManager.default.createDirectory(atPath: settings.directory, withIntermediateDirectories: true)
+            try createDirectory(settings.directory)
             try unsafe check(bench_file_create(file, settings.fileBytes), "creating \(file)")
         }
         for (suiteIndex, suite) in suites.enumerated() {

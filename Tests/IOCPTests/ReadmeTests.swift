@@ -1,0 +1,158 @@
+import Foundation
+import Glibc
+import Testing
+
+@Suite("The server of README.md", .serialized)
+struct ReadmeTests {
+    @Test("the README shows the very file that is compiled, in under 60 lines")
+    func blockEqualsFile() throws {
+        let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        let source = try String(contentsOf: tests.appending(path: "ReadmeExample/main.swift"), encoding: .utf8)
+        let readme = try String(contentsOf: tests.appending(path: "../README.md"), encoding: .utf8)
+        let opening = "<!-- Tests/ReadmeExample/main.swift -->\n```swift\n"
+        let start = try #require(readme.range(of: opening), "README.md marks the block with a comment")
+        let end = try #require(readme.range(of: "```\n", range: start.upperBound..<readme.endIndex))
+        #expect(readme[start.upperBound..<end.lowerBound] == source)
+        #expect(source.split(separator: "\n", omittingEmptySubsequences: false).count - 1 < 60)
+    }
+
+    @Test("it echoes on several connections at a time, and ends when its input is closed")
+    func echoes() throws {
+        let server = try RunningServer()
+        let clients = try (0..<8).map { _ in try Client(port: server.port) }
+        // More than the server's buffer and the sockets' hold: it must receive and send in turns.
+        let message = (0..<1_000_000).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 8) }
+        for (index, client) in clients.enumerated() {
+            client.send(Array("hello from \(index)".utf8))
+        }
+        for (index, client) in clients.enumerated() {
+            let expected = Array("hello from \(index)".utf8)
+            #expect(client.receive(expected.count) == expected)
+        }
+        let sender = Thread { clients[0].send(message) }
+        sender.start()
+        #expect(clients[0].receive(message.count) == message)
+        clients[0].endSending()
+        #expect(clients[0].receive(1) == [], "the server closes when its client has ended")
+        #expect(server.endInput() == .exited(0))
+    }
+
+    @Test("it ends on SIGTERM")
+    func terminates() throws {
+        let server = try RunningServer()
+        let client = try Client(port: server.port)
+        client.send([1, 2, 3])
+        #expect(client.receive(3) == [1, 2, 3])
+        #expect(server.terminate() == .signalled(SIGTERM))
+        #expect(client.receive(1) == [])
+    }
+}
+
+/// The built executable, started on a port that the kernel chooses.
+private final class RunningServer {
+    enum End: Equatable {
+        case exited(Int32)
+        case signalled(Int32)
+    }
+
+    let port: UInt16
+    private let process = Process()
+    private let input = Pipe()
+
+    init() throws {
+        // The test program itself and the executable lie in the same directory, whatever it is called.
+        let testProgram = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
+        let directory = URL(filePath: testProgram).deletingLastPathComponent()
+        let output = Pipe()
+        process.executableURL = directory.appending(path: "ReadmeExample")
+        process.standardInput = input
+        process.standardOutput = output
+        // A thread of a pool blocks most signals, and its children would inherit that.
+        var none = sigset_t()
+        var previous = sigset_t()
+        sigemptyset(&none)
+        pthread_sigmask(SIG_SETMASK, &none, &previous)
+        defer { pthread_sigmask(SIG_SETMASK, &previous, nil) }
+        try process.run()
+        let line = String(decoding: output.fileHandleForReading.availableData, as: UTF8.self)
+        port = try #require(UInt16(line.dropFirst("port ".count).dropLast()), "the server says its port, not: \(line)")
+    }
+
+    deinit {
+        if process.isRunning { process.terminate() }
+    }
+
+    func endInput() -> End {
+        try? input.fileHandleForWriting.close()
+        return end()
+    }
+
+    func terminate() -> End {
+        process.terminate()
+        return end()
+    }
+
+    private func end() -> End {
+        let deadline = ContinuousClock.now + .seconds(20)
+        while process.isRunning && ContinuousClock.now < deadline { usleep(5_000) }
+        if process.isRunning { kill(process.processIdentifier, SIGKILL) }
+        process.waitUntilExit()
+        return process.terminationReason == .exit
+            ? .exited(process.terminationStatus) : .signalled(process.terminationStatus)
+    }
+}
+
+/// A blocking socket, without the library that is under test.
+private final class Client: Sendable {
+    private let descriptor: Int32
+
+    init(port: UInt16) throws {
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = port.bigEndian
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        let connected = withUnsafeBytes(of: &address) {
+            connect(
+                descriptor, $0.baseAddress!.assumingMemoryBound(to: sockaddr.self), socklen_t($0.count))
+        }
+        try #require(connected == 0, "errno \(errno)")
+        var patience = timeval(tv_sec: 20, tv_usec: 0)
+        let size = socklen_t(MemoryLayout<timeval>.size)
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &patience, size)
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, size)
+    }
+
+    deinit {
+        close(descriptor)
+    }
+
+    func send(_ bytes: [UInt8]) {
+        var sent = 0
+        while sent < bytes.count {
+            let count = bytes.withUnsafeBytes {
+                Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL))
+            }
+            guard count > 0 else { return }
+            sent += count
+        }
+    }
+
+    /// That many bytes, or fewer if the connection ends or 20 seconds pass first.
+    func receive(_ count: Int) -> [UInt8] {
+        var bytes = [UInt8](repeating: 0, count: count)
+        var received = 0
+        while received < count {
+            let got = bytes.withUnsafeMutableBytes {
+                recv(descriptor, $0.baseAddress! + received, count - received, 0)
+            }
+            guard got > 0 else { break }
+            received += got
+        }
+        return Array(bytes[..<received])
+    }
+
+    func endSending() {
+        shutdown(descriptor, Int32(SHUT_WR))
+    }
+}
