@@ -137,20 +137,28 @@ internal import Synchronization
 
     /// Queues a packet, or hands it to the newest waiter.
     func post(_ entry: PacketEntry) throws(PortError) {
-        let me = IOThread.current
+        let isPosted = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { post(entry, $0) }
+        if !isPosted { throw .portClosed }
+    }
+
+    @inline(__always)
+    private func post(_ entry: PacketEntry, _ me: IOThread) -> Bool {
         lock.lock()
         guard !isClosed else {
             lock.unlock()
-            throw .portClosed
+            return false
         }
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.isTied(to: self), let slot = me.leasedSlot, slot.submitter.completionsReady > 0 {
-            absorb(slot, me, atMost: .max)
+        if me.isTied(to: self), let slot = unsafe me.leasedReference {
+            unsafe slot._withUnsafeGuaranteedRef {
+                if $0.submitter.completionsReady > 0 { absorb($0, me, atMost: .max) }
+            }
         }
         insert(entry)
         publish()
         unlockAndWake()
-        me.buryDead()
+        if !me.graveyard.isEmpty { me.buryDead() }
+        return true
     }
 
     /// A completion found by somebody who does not dequeue. Same as a post, but a closed port swallows it (f4).
@@ -309,7 +317,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        if let slot, slot.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
+        if let slot, slot.submitter.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -415,13 +423,15 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
                 if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
+            // A thread that sleeps in the ring sees its completions by itself.
+            if slot.isWatched { continue }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
             guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
@@ -562,7 +572,11 @@ internal import Synchronization
 
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     private func collect(_ me: IOThread, atMost most: Int) {
-        if let own = unsafe me.leasedReference { _ = unsafe own._withUnsafeGuaranteedRef { gather($0, me, atMost: most) } }
+        if let own = unsafe me.leasedReference {
+            unsafe own._withUnsafeGuaranteedRef {
+                if $0.submitter.completionsReady > 0 { gather($0, me, atMost: most) }
+            }
+        }
         if scheduler.queued > 0 || slots.count == 1 { return }
         for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
