@@ -1,5 +1,6 @@
 import Glibc
 import Synchronization
+import SystemPackage
 import Testing
 
 @testable import IOCP
@@ -177,7 +178,7 @@ func tcpPair() throws -> (client: Socket, server: Socket) {
     try client.connectAndWait(to: listener.localAddress())
     let descriptor = Glibc.accept(listener.file.descriptor, nil, nil)
     precondition(descriptor >= 0)
-    return (client, Socket(FileObject(descriptor: descriptor, kind: .stream)))
+    return (client, try Socket(adopting: FileDescriptor(rawValue: descriptor)))
 }
 
 /// Writes bytes into a socket or pipe, past the library.
@@ -192,21 +193,4 @@ func readRaw(_ count: Int, from handle: IOHandle) -> String {
     var bytes = [UInt8](repeating: 0, count: count)
     let got = unsafe Glibc.read(handle.file.descriptor, &bytes, count)
     return String(decoding: bytes.prefix(max(0, got)), as: UTF8.self)
-}
-
-/// An operation whose buffer holds a text.
-func textOperation(_ text: String) -> IOCP.Operation {
-    let operation = IOCP.Operation(capacity: max(1, text.utf8.count))
-    operation.buffer!.copy(from: Array(text.utf8))
-    return operation
-}
-
-/// The status of the PortError that the body throws, if it throws one.
-func portErrorStatus<Result>(_ body: () throws -> Result) -> CompletionStatus? {
-    do {
-        _ = try body()
-        return nil
-    } catch {
-        return (error as? PortError)?.status
-    }
 }

@@ -526,7 +526,7 @@ struct SectionDSchedulingTests {
                 try port.associate(writer, key: 9)
                 try threads[0].perform {
                     _ = try port.dequeue(timeout: .zero)
-                    try writer.send(textOperation("hello"))
+                    try writer.send(IOCP.Operation("hello"))
                 }
                 if blocks { threads[0].start { try event.wait() } }
                 #expect(readRaw(5, from: reader) == "hello")

@@ -244,7 +244,8 @@ internal import Synchronization
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
         if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
-            last.owner.load(ordering: .relaxed) == 0 {
+            last.owner.load(ordering: .relaxed) == 0
+        {
             grant(last, to: thread)
             return
         }
@@ -459,7 +460,9 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
+            unsafe dequeueQuickly(into: out, me)
+        }
         if count > 0 { return .packets(count) }
         return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
     }
