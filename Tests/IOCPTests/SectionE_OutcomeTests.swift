@@ -104,7 +104,8 @@ struct SectionEOutcomeTests {
         #expect(try port.staysEmpty())
     }
 
-    @Test("the status is there when the operation completes, before its packet is dequeued (b14)", arguments: bothStarts)
+    @Test(
+        "the status is there when the operation completes, before its packet is dequeued (b14)", arguments: bothStarts)
     func statusBeforePacket(start: Start) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (left, right) = try Socket.pair()
@@ -260,7 +261,9 @@ struct SectionEOutcomeTests {
         #expect(try port.staysEmpty())
     }
 
-    @Test("skip mode: a connect always queues its packet, made or refused (e12, e15, tests 64, 67)", arguments: bothStarts)
+    @Test(
+        "skip mode: a connect always queues its packet, made or refused (e12, e15, tests 64, 67)", arguments: bothStarts
+    )
     func skipAndConnect(start: Start) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let listener = try Socket.listening(at: .loopback(port: 0))
@@ -352,7 +355,8 @@ struct SectionEOutcomeTests {
         #expect(!reading.isSignaled)
     }
 
-    @Test("without an event the handle is reset by the start and signaled by the end (a8, e10, m.handle-signal.default)")
+    @Test(
+        "without an event the handle is reset by the start and signaled by the end (a8, e10, m.handle-signal.default)")
     func handleSignal() throws {
         for start in bothStarts {
             let port = try CompletionPort(concurrencyLimit: 1)
@@ -372,7 +376,9 @@ struct SectionEOutcomeTests {
         }
     }
 
-    @Test("with skipSetEventOnHandle nothing signals the handle; an event is set all the same (a8, e10, m.*.skip-set-event)")
+    @Test(
+        "with skipSetEventOnHandle nothing signals the handle; an event is set all the same (a8, e10, m.*.skip-set-event)"
+    )
     func skipSetEventOnHandle() throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (reading, writing) = try Pipe.make()
