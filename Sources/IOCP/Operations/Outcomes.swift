@@ -181,7 +181,9 @@ enum Outcomes {
             // The end of a stream. An empty datagram uses a buffer.
             return unsafe .finished(endOfStream(record), 0)
         }
-        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.noteTaken(in: record.pointee.slot!) }
+        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
+            unsafe $0.noteTaken(in: record.pointee.slot!)
+        }
         return .goesOn(
             .success, UInt(completion.result), auxiliary: Int32(buffer), .lentBuffer, rearms: !completion.more)
     }
@@ -366,16 +368,11 @@ enum Outcomes {
         }
     }
 
-    /// Whether an eager start may report this outcome in place of a packet.
+    /// Whether an eager start that ended so at once leaves it to the packet all the same.
     ///
-    /// Not for operations that Windows always pends (g41, g44), and not at the end of a file, which Windows reports by
-    /// packet since version 8 (g3).
-    static func mayConcludeInline(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
-        if unsafe record.pointee.flags.contains(.continuous) { return false }
-        if unsafe record.pointee.flags.contains(.alwaysPends) { return false }
-        // Only a packet can bring the connection.
-        if unsafe status.isSuccess && record.pointee.kind == .accept { return false }
-        return status != .endOfFile
+    /// So does Windows, since version 8, with the end of a file (g3); and only a packet can bring a connection.
+    static func isReportedByPacket(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
+        unsafe status == .endOfFile || (status.isSuccess && record.pointee.kind == .accept)
     }
 }
 
