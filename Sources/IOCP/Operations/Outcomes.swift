@@ -178,7 +178,12 @@ enum Outcomes {
 
     private static func receivedContinuously(_ record: OperationRecord.Pointer, _ completion: Completion) -> Step {
         guard let buffer = completion.bufferID else {
-            // The end of a stream. An empty datagram uses a buffer.
+            // The kernel stops and takes no buffer for an empty message as for the end of a stream; a datagram socket has
+            // no end but one's own.
+            let isMessage = unsafe record.pointee.file!._withUnsafeGuaranteedRef {
+                !$0.hasReceiveShut && ($0.kind == .mailSlot || $0.kind == .message && !$0.sendsInOrder)
+            }
+            if isMessage { return .goesOn(.success, 0, auxiliary: 0, [], rearms: true) }
             return unsafe .finished(endOfStream(record), 0)
         }
         unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {

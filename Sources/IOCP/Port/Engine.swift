@@ -476,8 +476,9 @@ enum Engine {
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
         // A signal interrupts only the wait for a request that is being cancelled already.
-        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR
-            || record.pointee.isPending
+        if result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR { return true }
+        // It has found the reason by itself between two requests, or will.
+        return unsafe record.pointee.isPending || record.pointee.status == .cancelled
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
