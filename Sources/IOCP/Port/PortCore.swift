@@ -317,7 +317,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        if let slot, slot.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
+        if let slot, slot.submitter.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -423,13 +423,15 @@ internal import Synchronization
     /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 && !slot.isWatched {
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
             let unsubmitted = slot.submitter.unsubmitted
             if unsubmitted > 0 || slot.hasBacklog {
                 busy = true
                 let entries = slot.entries.load(ordering: .relaxed)
                 if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
             }
+            // A thread that sleeps in the ring sees its completions by itself.
+            if slot.isWatched { continue }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
             guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
