@@ -28,8 +28,9 @@ static void (*tls_destructor)(void *);
 static void tls_end(void *value)
 {
     iocp_tls_word = NULL;
-    if (tls_destructor)
-        tls_destructor(value);
+    void (*destructor)(void *) = __atomic_load_n(&tls_destructor, __ATOMIC_RELAXED);
+    if (destructor)
+        destructor(value);
 }
 
 static void tls_init(void)
@@ -41,7 +42,8 @@ static void tls_init(void)
 
 void iocp_tls_set(void *value, void (*destructor)(void *))
 {
-    tls_destructor = destructor;
+    // Every thread stores the same function, but they do so at the same time.
+    __atomic_store_n(&tls_destructor, destructor, __ATOMIC_RELAXED);
     pthread_once(&tls_once, tls_init);
     iocp_tls_word = value;
     pthread_setspecific(tls_key, value);
