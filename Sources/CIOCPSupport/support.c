@@ -27,8 +27,8 @@ static void (*tls_destructor)(void *);
 
 static void tls_end(void *value)
 {
+    void (*destructor)(void *) = __atomic_load_n(&tls_destructor, __ATOMIC_ACQUIRE);
     iocp_tls_word = NULL;
-    void (*destructor)(void *) = __atomic_load_n(&tls_destructor, __ATOMIC_RELAXED);
     if (destructor)
         destructor(value);
 }
@@ -42,8 +42,7 @@ static void tls_init(void)
 
 void iocp_tls_set(void *value, void (*destructor)(void *))
 {
-    // Every thread stores the same function, but they do so at the same time.
-    __atomic_store_n(&tls_destructor, destructor, __ATOMIC_RELAXED);
+    __atomic_store_n(&tls_destructor, destructor, __ATOMIC_RELEASE);
     pthread_once(&tls_once, tls_init);
     iocp_tls_word = value;
     pthread_setspecific(tls_key, value);

@@ -151,7 +151,7 @@ internal import Synchronization
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
         if me.isTied(to: self), let slot = unsafe me.leasedReference {
             unsafe slot._withUnsafeGuaranteedRef {
-                if $0.submitter.completionsReady > 0 { absorb($0, me, atMost: .max) }
+                if $0.hasCompletions { absorb($0, me, atMost: .max) }
             }
         }
         insert(entry)
@@ -244,7 +244,8 @@ internal import Synchronization
     private func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
         if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
-            last.owner.load(ordering: .relaxed) == 0 {
+            last.owner.load(ordering: .relaxed) == 0
+        {
             grant(last, to: thread)
             return
         }
@@ -317,7 +318,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        if let slot, slot.submitter.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
+        if let slot, slot.hasCompletions, !isClosed { absorb(slot, thread, atMost: .max) }
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -370,7 +371,7 @@ internal import Synchronization
                 scheduler.insertBehind()
             }
             total += count
-            if count < room { break }
+            if count < room, !slot.bringOverflow() { break }
         }
         return total
     }
@@ -411,7 +412,7 @@ internal import Synchronization
     func progress(_ me: IOThread, including wanted: Slot? = nil) {
         if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
+        for slot in slots where slot.hasCompletions && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
@@ -436,7 +437,7 @@ internal import Synchronization
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
             guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
-            if slot.submitter.completionsReady > 0 {
+            if slot.hasCompletions {
                 lock.lock()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
@@ -459,7 +460,9 @@ internal import Synchronization
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in unsafe dequeueQuickly(into: out, me) }
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
+            unsafe dequeueQuickly(into: out, me)
+        }
         if count > 0 { return .packets(count) }
         return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
     }
@@ -574,11 +577,11 @@ internal import Synchronization
     private func collect(_ me: IOThread, atMost most: Int) {
         if let own = unsafe me.leasedReference {
             unsafe own._withUnsafeGuaranteedRef {
-                if $0.submitter.completionsReady > 0 { gather($0, me, atMost: most) }
+                if $0.hasCompletions { gather($0, me, atMost: most) }
             }
         }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
+        for slot in slots where slot.hasCompletions && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }
