@@ -364,24 +364,13 @@ struct SectionGFileTests {
             try reading.write(operation, from: [IOBuffer(capacity: 1)], start: start)
         }
         try expectFailure(.accessDenied, of: operation, on: port, start) { try writing.read(operation, start: start) }
-<<<<<<< HEAD
-        // The kernel hands these to a worker thread: they pend, however they are started.
-        try expectFailure(.accessDenied, of: operation, on: port, .deferred) {
-            try reading.allocate(operation, offset: 0, length: 10, start: start)
-=======
         // These the kernel gives to a thread of its own, so that an eager start may pend too.
         func outcome(_ body: () throws -> StartOutcome) throws -> CompletionStatus {
             try thrownStatus(body) ?? port.next().status
->>>>>>> t3
         }
         #expect(try outcome { try reading.allocate(operation, offset: 0, length: 10, start: start) } == .accessDenied)
         for byRequest in [true, false] {
-<<<<<<< HEAD
-            // Cut by the caller, the error comes with a request that completes at once.
-            try expectFailure(.accessDenied, of: operation, on: port, byRequest ? .deferred : start) {
-=======
             let status = try outcome {
->>>>>>> t3
                 if !byRequest { truncationIsRequest.store(false, ordering: .sequentiallyConsistent) }
                 defer { truncationIsRequest.store(true, ordering: .sequentiallyConsistent) }
                 return try reading.truncate(operation, to: 1, start: start)

@@ -94,19 +94,14 @@ enum Engine {
         }
         unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
         file.resetSignal()
-<<<<<<< HEAD
         unsafe record.pointee.phase.store(OperationRecord.Phase.inFlight, ordering: .releasing)
-=======
-        // What Windows never reports at once is in flight from the beginning.
-        let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
-        unsafe record.pointee.phase.store(
-            mayEndInline ? OperationRecord.Phase.issuing : OperationRecord.Phase.inFlight, ordering: .releasing)
->>>>>>> t2
         // Given back with the packet, or when the packet is suppressed or discarded.
         _ = unsafe Unmanaged.passRetained(operation)
         // Behind others of its direction: whoever completes the one before it queues it.
         if unsafe record.pointee.lane != .none, unsafe !file.enterLane(record) { return .pending }
-        if start == .eager {
+        // What Windows never reports at once is in flight from the beginning.
+        let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
+        if mayEndInline {
             unsafe record.pointee.phase.store(OperationRecord.Phase.issuing, ordering: .releasing)
         }
 
@@ -157,7 +152,7 @@ enum Engine {
         _ operation: Operation, _ slot: Slot, _ core: PortCore, _ file: FileObject, mayEndInline: Bool, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        slot.submit(waitsForOthers: start == .eager)
+        slot.submit(waitsForOthers: mayEndInline)
         defer {
             core.settle(slot)
             // Its leaseholder may be out for long, with nothing in flight when it left.
@@ -192,17 +187,13 @@ enum Engine {
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
         if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
-<<<<<<< HEAD
         if let next = unsafe end.next {
             // The caller submits it.
             slot.lock.lock()
             unsafe pushNext(next, slot)
             slot.lock.unlock()
         }
-        if status.isError {
-=======
         if fails {
->>>>>>> t2
             // No packet, the event stays reset, the reference of the start is given back.
             unsafe Unmanaged.passUnretained(operation).release()
             throw PortError(status, "the operation failed at once; nothing was queued")
