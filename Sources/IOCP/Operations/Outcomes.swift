@@ -54,7 +54,7 @@ enum Outcomes {
         let before = unsafe record.pointee.progress
         if count == 0, before == 0, unsafe record.pointee.length > 0 {
             if unsafe waitsForWriter(record) {
-                unsafe record.pointee.flags.insert(.polling)
+                unsafe record.pointee.flags = record.pointee.flags.union(.polling)
                 return .again
             }
             return unsafe .finished(endOfData(record), 0)
@@ -108,7 +108,7 @@ enum Outcomes {
     }
 
     private static func polled(_ record: OperationRecord.Pointer) -> Step {
-        unsafe record.pointee.flags.remove(.polling)
+        unsafe record.pointee.flags = record.pointee.flags.subtracting(.polling)
         if let stop = unsafe interruption(record) {
             unsafe dropHeld(record)
             return unsafe .finished(stop, UInt(record.pointee.progress))
@@ -274,7 +274,7 @@ enum Outcomes {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)
             }
-            unsafe record.pointee.flags.insert(.polling)
+            unsafe record.pointee.flags = record.pointee.flags.union(.polling)
             return .again
         case ETIME where unsafe record.pointee.flags.contains(.polling):
             return unsafe polled(record)
@@ -373,16 +373,11 @@ enum Outcomes {
         }
     }
 
-    /// Whether an eager start may report this outcome in place of a packet.
+    /// Whether an eager start that ended so at once leaves it to the packet all the same.
     ///
-    /// Not for operations that Windows always pends (g41, g44), and not at the end of a file, which Windows reports by
-    /// packet since version 8 (g3).
-    static func mayConcludeInline(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
-        if unsafe record.pointee.flags.contains(.continuous) { return false }
-        if unsafe record.pointee.flags.contains(.alwaysPends) { return false }
-        // Only a packet can bring the connection.
-        if unsafe status.isSuccess && record.pointee.kind == .accept { return false }
-        return status != .endOfFile
+    /// So does Windows, since version 8, with the end of a file (g3); and only a packet can bring a connection.
+    static func isReportedByPacket(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
+        unsafe status == .endOfFile || (status.isSuccess && record.pointee.kind == .accept)
     }
 }
 
