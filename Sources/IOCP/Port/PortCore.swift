@@ -490,7 +490,7 @@ internal import Synchronization
         var total = 0
         while total < out.count {
             let room = min(out.count - total, IOThread.scratchCapacity)
-            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: room, me)
+            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: room, directly: true, me)
             for index in 0..<count {
                 unsafe (out.baseAddress! + total + index).initialize(to: Packet(me.scratch[index]))
             }
@@ -577,6 +577,8 @@ internal import Synchronization
     private func collect(_ me: IOThread, atMost most: Int) {
         if let own = unsafe me.leasedReference {
             unsafe own._withUnsafeGuaranteedRef {
+                // What others took from the ring is in the queue by now.
+                $0.isDiverted = false
                 if $0.hasCompletions { gather($0, me, atMost: most) }
             }
         }

@@ -47,6 +47,9 @@ internal import Synchronization
         @inline(__always) _read { yield guardedRing.value }
         @inline(__always) _modify { yield &guardedRing.value }
     }
+    /// Whether somebody else than the leaseholder has taken packets from the ring since the leaseholder last held the
+    /// port's lock. Set under both locks, cleared under the port's by the leaseholder, who reads it under the slot's.
+    var isDiverted = false
     private var backlogFirst: OperationRecord.Pointer?
     /// Records in the backlog. Written under `lock`, for looks without it.
     private let backlogCount = Atomic<Int>(0)
