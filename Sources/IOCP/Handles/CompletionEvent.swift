@@ -1,5 +1,3 @@
-internal import Synchronization
-
 /// An event that a thread can wait on and a completion can set.
 ///
 /// - Thread safety: every call from any thread.
@@ -7,27 +5,24 @@ internal import Synchronization
 ///
 /// The corresponding Win32 functions are `CreateEvent`, `SetEvent`, `ResetEvent` and `WaitForSingleObject`.
 public final class CompletionEvent: Sendable {
-    /// 0 reset, 1 set, 2 reset and waited for.
-    private let word: Atomic<UInt32>
+    private let state: EventWord
     /// Whether a successful wait resets the event, letting one waiter through.
     public let resetsAutomatically: Bool
 
     public init(resetsAutomatically: Bool = false, isSet: Bool = false) {
         self.resetsAutomatically = resetsAutomatically
-        word = Atomic(isSet ? 1 : 0)
+        state = EventWord(isSet: isSet)
     }
 
-    public var isSet: Bool { word.load(ordering: .acquiring) == 1 }
+    public var isSet: Bool { state.isSet }
 
+    /// Satisfies every wait that has begun, or one of them if the event resets automatically.
     public func set() {
-        if word.exchange(1, ordering: .sequentiallyConsistent) == 2 {
-            // All are woken: with automatic reset one wins the exchange below and the others sleep again.
-            futexWake(word, count: .max)
-        }
+        state.set(resetsAutomatically: resetsAutomatically)
     }
 
     public func reset() {
-        _ = word.compareExchange(expected: 1, desired: 0, ordering: .sequentiallyConsistent)
+        state.reset()
     }
 
     /// Waits until the event is set.
@@ -45,29 +40,9 @@ public final class CompletionEvent: Sendable {
             return consume()
         }
         var isSet = false
-        IOThread.current.blocking {
-            while true {
-                if consume() {
-                    isSet = true
-                    return
-                }
-                _ = word.compareExchange(expected: 0, desired: 2, ordering: .sequentiallyConsistent)
-                let left = deadline.remaining
-                if left == 0 {
-                    isSet = consume()
-                    return
-                }
-                futexWait(word, while: 2, nanoseconds: left)
-            }
-        }
+        IOThread.current.blocking { isSet = state.wait(deadline, resetsAutomatically: resetsAutomatically) }
         return isSet
     }
 
-    private func consume() -> Bool {
-        if resetsAutomatically {
-            // Others may still wait: leave the word as "waited for", so that the next set wakes them.
-            return word.compareExchange(expected: 1, desired: 2, ordering: .sequentiallyConsistent).exchanged
-        }
-        return word.load(ordering: .acquiring) == 1
-    }
+    private func consume() -> Bool { state.consume(resetsAutomatically: resetsAutomatically) }
 }

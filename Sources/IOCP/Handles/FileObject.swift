@@ -55,8 +55,8 @@ public enum HandleKind: UInt8, Sendable {
     private var outgoing = Lane()
     private var keepsItself = false
 
-    /// The file object's own event (e10): 0 reset, 1 set, 2 reset and waited for.
-    private let signal = Atomic<UInt32>(0)
+    /// The file object's own event (e10).
+    private let signal = EventWord(isSet: false)
 
     init(descriptor: Int32, kind: HandleKind, isOverlapped: Bool = true, restoresNonblocking: Bool = false) {
         self.descriptor = descriptor
@@ -463,33 +463,14 @@ public enum HandleKind: UInt8, Sendable {
     // MARK: The object's own event
 
     @inline(__always)
-    func resetSignal() {
-        if signal.load(ordering: .relaxed) == 1 {
-            _ = signal.compareExchange(expected: 1, desired: 0, ordering: .sequentiallyConsistent)
-        }
-    }
+    func resetSignal() { signal.reset() }
 
     @inline(__always)
-    func setSignal() {
-        if signal.exchange(1, ordering: .sequentiallyConsistent) == 2 { wakeSignalWaiters() }
-    }
+    func setSignal() { signal.set() }
 
-    @inline(never)
-    private func wakeSignalWaiters() {
-        futexWake(signal, count: .max)
-    }
+    var isSignaled: Bool { signal.isSet }
 
-    var isSignaled: Bool { signal.load(ordering: .acquiring) == 1 }
-
-    func waitForSignal(_ deadline: Deadline) -> Bool {
-        while !isSignaled {
-            _ = signal.compareExchange(expected: 0, desired: 2, ordering: .sequentiallyConsistent)
-            let left = deadline.remaining
-            if left == 0 { return isSignaled }
-            futexWait(signal, while: 2, nanoseconds: left)
-        }
-        return true
-    }
+    func waitForSignal(_ deadline: Deadline) -> Bool { signal.wait(deadline, resetsAutomatically: false) }
 }
 
 /// A spin lock for a handful of instructions: taking it is one atomic operation, giving it back a plain store.

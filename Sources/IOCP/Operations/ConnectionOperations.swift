@@ -134,7 +134,8 @@ extension Socket {
             try unsafe details.pointee.preparePipe()
             unsafe details.pointee.transmission.file = source?.descriptor ?? -1
             unsafe details.pointee.transmission.offset = UInt64(offset)
-            unsafe details.pointee.transmission.left = source.map { Self.bytesToSend($0, from: offset, atMost: count) } ?? 0
+            unsafe details.pointee.transmission.left =
+                source.map { Self.bytesToSend($0, from: offset, atMost: count) } ?? 0
             unsafe details.pointee.transmission.inPipe = 0
             unsafe details.pointee.transmission.head = head?.baseAddress
             unsafe details.pointee.transmission.headLength = head?.capacity ?? 0

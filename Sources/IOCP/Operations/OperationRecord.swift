@@ -53,6 +53,9 @@ internal import Synchronization
     var flags: Flags = []
     /// How an eagerly started operation ended, for the starter to find.
     var inlineStatus: UInt32 = 0
+    /// The descriptor of a connection that it accepted, and what its packet owns.
+    var inlineAuxiliary: Int32 = 0
+    var inlineFlags: PacketEntry.Flags = []
     /// Set by whoever cancels, read when the kernel says ECANCELED.
     let cancelRequested = Atomic<Bool>(false)
     /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.

@@ -178,10 +178,17 @@ enum Outcomes {
 
     private static func receivedContinuously(_ record: OperationRecord.Pointer, _ completion: Completion) -> Step {
         guard let buffer = completion.bufferID else {
-            // The end of a stream. An empty datagram uses a buffer.
+            // The kernel stops and takes no buffer for an empty message as for the end of a stream; a datagram socket has
+            // no end but one's own.
+            let isMessage = unsafe record.pointee.file!._withUnsafeGuaranteedRef {
+                !$0.hasReceiveShut && ($0.kind == .mailSlot || $0.kind == .message && !$0.sendsInOrder)
+            }
+            if isMessage { return .goesOn(.success, 0, auxiliary: 0, [], rearms: true) }
             return unsafe .finished(endOfStream(record), 0)
         }
-        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.noteTaken(in: record.pointee.slot!) }
+        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
+            unsafe $0.noteTaken(in: record.pointee.slot!)
+        }
         return .goesOn(
             .success, UInt(completion.result), auxiliary: Int32(buffer), .lentBuffer, rearms: !completion.more)
     }
@@ -366,16 +373,11 @@ enum Outcomes {
         }
     }
 
-    /// Whether an eager start may report this outcome in place of a packet.
+    /// Whether an eager start that ended so at once leaves it to the packet all the same.
     ///
-    /// Not for operations that Windows always pends (g41, g44), and not at the end of a file, which Windows reports by
-    /// packet since version 8 (g3).
-    static func mayConcludeInline(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
-        if unsafe record.pointee.flags.contains(.continuous) { return false }
-        if unsafe record.pointee.flags.contains(.alwaysPends) { return false }
-        // Only a packet can bring the connection.
-        if unsafe status.isSuccess && record.pointee.kind == .accept { return false }
-        return status != .endOfFile
+    /// So does Windows, since version 8, with the end of a file (g3); and only a packet can bring a connection.
+    static func isReportedByPacket(_ record: OperationRecord.Pointer, _ status: CompletionStatus) -> Bool {
+        unsafe status == .endOfFile || (status.isSuccess && record.pointee.kind == .accept)
     }
 }
 

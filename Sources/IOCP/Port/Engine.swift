@@ -99,7 +99,9 @@ enum Engine {
         _ = unsafe Unmanaged.passRetained(operation)
         // Behind others of its direction: whoever completes the one before it queues it.
         if unsafe record.pointee.lane != .none, unsafe !file.enterLane(record) { return .pending }
-        if start == .eager {
+        // What Windows never reports at once is in flight from the beginning.
+        let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
+        if mayEndInline {
             unsafe record.pointee.phase.store(OperationRecord.Phase.issuing, ordering: .releasing)
         }
 
@@ -116,7 +118,8 @@ enum Engine {
             return .pending
         }
         return unsafe try enter(
-            operation, slot.takeUnretainedValue(), core.takeUnretainedValue(), file, start, me.takeUnretainedValue())
+            operation, slot.takeUnretainedValue(), core.takeUnretainedValue(), file,
+            mayEndInline: mayEndInline, me.takeUnretainedValue())
     }
 
     /// The rings for an operation that was entered into the list of a file without a port.
@@ -146,17 +149,18 @@ enum Engine {
     /// The part of a start that enters the kernel at once.
     @inline(never)
     private static func enter(
-        _ operation: Operation, _ slot: Slot, _ core: PortCore, _ file: FileObject, _ start: Start, _ me: IOThread
+        _ operation: Operation, _ slot: Slot, _ core: PortCore, _ file: FileObject, mayEndInline: Bool, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        slot.submit()
+        slot.submit(waitsForOthers: mayEndInline)
         defer {
             core.settle(slot)
             // Its leaseholder may be out for long, with nothing in flight when it left.
             Observer.noteDeparture()
             me.buryDead()
         }
-        guard start == .eager else { return .pending }
+        // Not a look at the record: started like that, it may be another start's by now.
+        guard mayEndInline else { return .pending }
         // Completed during the submission: the completion is in the ring now.
         core.progress(me, including: slot)
         // Anything but "completed inline" means that a packet tells, or has told already.
@@ -178,7 +182,9 @@ enum Engine {
         let information = unsafe record.pointee.information
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let event = operation.completionEvent
-        let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !status.isError)
+        let pends = unsafe status.isWarning || Outcomes.isReportedByPacket(record, status)
+        let fails = status.isError && !pends
+        let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
         if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
         if let next = unsafe end.next {
@@ -187,27 +193,26 @@ enum Engine {
             unsafe pushNext(next, slot)
             slot.lock.unlock()
         }
-        if status.isError {
+        if fails {
             // No packet, the event stays reset, the reference of the start is given back.
             unsafe Unmanaged.passUnretained(operation).release()
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
+        let entry = unsafe PacketEntry(
+            key: end.key, overlapped: UInt(bitPattern: Unmanaged.passUnretained(operation).toOpaque()),
+            information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
+            flags: record.pointee.inlineFlags.union(.operation))
         event?.set()
+        // From here on the record may be another start's.
         operation.unclaim()
-        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !status.isWarning  // e14
+        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
         if !suppressed, !skips, let port = unsafe end.port {
-            unsafe port.takeUnretainedValue().deliver(
-                PacketEntry(
-                    key: end.key, overlapped: UInt(bitPattern: Unmanaged.passUnretained(operation).toOpaque()),
-                    information: information, status: status.rawValue, flags: .operation), me)
+            unsafe port.takeUnretainedValue().deliver(entry, me)
         } else {
-            unsafe Unmanaged.passUnretained(operation).release()
+            discard(entry, graveyard: me)
         }
-        if status.isWarning {
-            // The call reports the warning, the packet follows (e5).
-            return .pending
-        }
-        return .completed(bytes: Int(truncatingIfNeeded: information))
+        // The packet tells of what pends; the call itself reports a warning, too (e5).
+        return pends ? .pending : .completed(bytes: Int(truncatingIfNeeded: information))
     }
 
     // MARK: Completing
@@ -321,21 +326,17 @@ enum Engine {
         _ next: inout OperationRecord.Pointer?
     ) -> Bool {
         unsafe record.pointee.information = information
-        // An eager starter that has not looked yet decides by itself, unless the contract makes this outcome a pended one.
+        // An eager starter that has not looked yet does the rest by itself.
         if unsafe record.pointee.phase.load(ordering: .acquiring) == OperationRecord.Phase.issuing {
-            if unsafe Outcomes.mayConcludeInline(record, status) {
-                unsafe record.pointee.inlineStatus = status.rawValue
-                if unsafe record.pointee.phase.compareExchange(
-                    expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.completedInline,
-                    ordering: .sequentiallyConsistent
-                ).exchanged {
-                    return false
-                }
-            } else {
-                // Fails only if the starter has already declared it pending.
-                _ = unsafe record.pointee.phase.compareExchange(
-                    expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.inFlight,
-                    ordering: .sequentiallyConsistent)
+            unsafe record.pointee.inlineStatus = status.rawValue
+            unsafe record.pointee.inlineAuxiliary = auxiliary
+            unsafe record.pointee.inlineFlags = flags
+            // Fails only if the starter has declared it pending meanwhile.
+            if unsafe record.pointee.phase.compareExchange(
+                expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.completedInline,
+                ordering: .sequentiallyConsistent
+            ).exchanged {
+                return false
             }
         }
         // The record is declared idle last: its user may start it again then, and close the file and let go of the event.
@@ -466,8 +467,9 @@ enum Engine {
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
         // A signal interrupts only the wait for a request that is being cancelled already.
-        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR
-            || record.pointee.isPending
+        if result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR { return true }
+        // It has found the reason by itself between two requests, or will.
+        return unsafe record.pointee.isPending || record.pointee.status == .cancelled
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
