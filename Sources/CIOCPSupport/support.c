@@ -27,9 +27,10 @@ static void (*tls_destructor)(void *);
 
 static void tls_end(void *value)
 {
+    void (*destructor)(void *) = __atomic_load_n(&tls_destructor, __ATOMIC_ACQUIRE);
     iocp_tls_word = NULL;
-    if (tls_destructor)
-        tls_destructor(value);
+    if (destructor)
+        destructor(value);
 }
 
 static void tls_init(void)
@@ -41,7 +42,7 @@ static void tls_init(void)
 
 void iocp_tls_set(void *value, void (*destructor)(void *))
 {
-    tls_destructor = destructor;
+    __atomic_store_n(&tls_destructor, destructor, __ATOMIC_RELEASE);
     pthread_once(&tls_once, tls_init);
     iocp_tls_word = value;
     pthread_setspecific(tls_key, value);

@@ -96,6 +96,18 @@ func pattern(_ count: Int, seed: Int = 0) -> [UInt8] {
     (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 31) ^ ($0 >> 8) ^ ($0 >> 16) ^ seed) }
 }
 
+/// The body of an exit test: ends the process, and says what was thrown.
+func exitTest(_ body: () throws -> Void) throws -> Never {
+    do {
+        try body()
+    } catch {
+        let text = "exit test: \(error)\n"
+        _ = text.withCString { write(2, $0, strlen($0)) }
+        exit(1)
+    }
+    exit(0)
+}
+
 // MARK: Files
 
 /// A directory of a test's own, removed with the files in it.
@@ -104,20 +116,20 @@ final class ScratchDirectory {
 
     init(in base: FilePath = TestFileSystem.disk.directory!) throws {
         var template = Array(base.appending("iocp-test-XXXXXX").string.utf8CString)
-        let made = unsafe mkdtemp(&template) != nil
+        let made = mkdtemp(&template) != nil
         try #require(made, "no scratch directory can be made in \(base)")
         path = FilePath(String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self))
     }
 
     deinit {
-        if let directory = unsafe opendir(path.string) {
-            while let entry = unsafe readdir(directory) {
-                let name = unsafe withUnsafeBytes(of: &entry.pointee.d_name) { unsafe String(decoding: Array($0).prefix { $0 != 0 }, as: UTF8.self) }
-                if name != "." && name != ".." { unsafe unlink(path.appending(name).string) }
+        if let directory = opendir(path.string) {
+            while let entry = readdir(directory) {
+                let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: Array($0).prefix { $0 != 0 }, as: UTF8.self) }
+                if name != "." && name != ".." { unlink(path.appending(name).string) }
             }
-            _ = unsafe closedir(directory)
+            _ = closedir(directory)
         }
-        unsafe rmdir(path.string)
+        rmdir(path.string)
     }
 
     func file(_ name: String = "file") -> FilePath { path.appending(name) }
@@ -135,8 +147,8 @@ final class ScratchDirectory {
         let descriptor = try FileDescriptor.open(file(name), .readOnly)
         return try descriptor.closeAfter {
             let length = Int(try descriptor.seek(offset: 0, from: .end))
-            return unsafe try [UInt8](unsafeUninitializedCapacity: length) { room, count in
-                count = unsafe try descriptor.read(fromAbsoluteOffset: 0, into: UnsafeMutableRawBufferPointer(room))
+            return try [UInt8](unsafeUninitializedCapacity: length) { room, count in
+                count = try descriptor.read(fromAbsoluteOffset: 0, into: UnsafeMutableRawBufferPointer(room))
             }
         }
     }
@@ -151,8 +163,8 @@ enum TestFileSystem: String, CaseIterable, Sendable, CustomTestStringConvertible
     /// Where files can be made; nil if the machine does not have it.
     var directory: FilePath? {
         switch self {
-        case .disk: unsafe FilePath(getenv("TMPDIR").map { unsafe String(cString: $0) } ?? "/tmp")
-        case .memory: unsafe access("/dev/shm", W_OK) == 0 ? FilePath("/dev/shm") : nil
+        case .disk: FilePath(getenv("TMPDIR").map { String(cString: $0) } ?? "/tmp")
+        case .memory: access("/dev/shm", W_OK) == 0 ? FilePath("/dev/shm") : nil
         case .loop: Self.loopDirectory
         }
     }
@@ -165,31 +177,31 @@ enum TestFileSystem: String, CaseIterable, Sendable, CustomTestStringConvertible
         guard geteuid() == 0, let scratch = try? ScratchDirectory(in: TestFileSystem.disk.directory!) else { return nil }
         let image = scratch.file("image").string
         let mountPoint = scratch.file("mounted").string
-        defer { unsafe rmdir(mountPoint) }
-        guard let made = unsafe try? FileDescriptor.open(image, .writeOnly, options: .create, permissions: .ownerReadWrite),
-            ftruncate(made.rawValue, 64 << 20) == 0, (try? made.close()) != nil, unsafe mkdir(mountPoint, 0o700) == 0,
+        defer { rmdir(mountPoint) }
+        guard let made = try? FileDescriptor.open(image, .writeOnly, options: .create, permissions: .ownerReadWrite),
+            ftruncate(made.rawValue, 64 << 20) == 0, (try? made.close()) != nil, mkdir(mountPoint, 0o700) == 0,
             run("mkfs.ext4", "-q", "-F", image), run("mount", "-o", "loop", image, mountPoint)
         else { return nil }
-        let root = unsafe open(mountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+        let root = open(mountPoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC)
         guard run("umount", "-l", mountPoint), root >= 0 else { return nil }
         return FilePath("/proc/self/fd/\(root)")
     }()
 
     /// Runs a program without its output. Returns whether it succeeded.
     private static func run(_ words: String...) -> Bool {
-        var arguments: [UnsafeMutablePointer<CChar>?] = unsafe words.map { unsafe strdup($0) } + [nil]
-        defer { for unsafe argument in unsafe arguments { unsafe free(argument) } }
-        var actions = unsafe posix_spawn_file_actions_t()
-        unsafe posix_spawn_file_actions_init(&actions)
-        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        var arguments: [UnsafeMutablePointer<CChar>?] = words.map { strdup($0) } + [nil]
+        defer { for argument in arguments { free(argument) } }
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        defer { posix_spawn_file_actions_destroy(&actions) }
         for descriptor in 0...2 as ClosedRange<Int32> {
-            unsafe posix_spawn_file_actions_addopen(&actions, descriptor, "/dev/null", O_RDWR, 0)
+            posix_spawn_file_actions_addopen(&actions, descriptor, "/dev/null", O_RDWR, 0)
         }
-        let environment = unsafe environ
+        let environment = environ
         var child: pid_t = 0
-        guard unsafe posix_spawnp(&child, words[0], &actions, nil, &arguments, environment) == 0 else { return false }
+        guard posix_spawnp(&child, words[0], &actions, nil, &arguments, environment) == 0 else { return false }
         var status: Int32 = 0
-        while unsafe waitpid(child, &status, 0) < 0 { if errno != EINTR { return false } }
+        while waitpid(child, &status, 0) < 0 { if errno != EINTR { return false } }
         return status == 0
     }
 }
@@ -204,8 +216,8 @@ final class Peer {
         self.descriptor = descriptor
         // A test that is wrong must fail, not hang.
         var limit = timeval(tv_sec: 30, tv_usec: 0)
-        unsafe setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
-        unsafe setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &limit, socklen_t(MemoryLayout<timeval>.size))
     }
 
     deinit { close() }
@@ -220,16 +232,16 @@ final class Peer {
     /// Ends a TCP connection with a reset.
     func reset() {
         var value = linger(l_onoff: 1, l_linger: 0)
-        unsafe setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &value, socklen_t(MemoryLayout<linger>.size))
+        setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &value, socklen_t(MemoryLayout<linger>.size))
         close()
     }
 
     func send(_ bytes: [UInt8], _ location: SourceLocation = #_sourceLocation) throws {
         var sent = 0
         repeat {
-            let count = unsafe bytes.withUnsafeBytes {
-                unsafe Glibc.send(
-                    descriptor, $0.baseAddress.map { unsafe $0 + sent }, bytes.count - sent, Int32(MSG_NOSIGNAL))
+            let count = bytes.withUnsafeBytes {
+                Glibc.send(
+                    descriptor, $0.baseAddress.map { $0 + sent }, bytes.count - sent, Int32(MSG_NOSIGNAL))
             }
             if count < 0 && errno == EINTR { continue }
             try #require(count >= 0, "the peer cannot send: errno \(errno)", sourceLocation: location)
@@ -245,7 +257,7 @@ final class Peer {
     func receiveSome(_ most: Int = 65536, flags: Int32 = 0, _ location: SourceLocation = #_sourceLocation) throws -> [UInt8] {
         var room = [UInt8](repeating: 0, count: most)
         while true {
-            let count = unsafe recv(descriptor, &room, most, flags)
+            let count = recv(descriptor, &room, most, flags)
             if count < 0 && errno == EINTR { continue }
             try #require(count >= 0, "the peer cannot receive: errno \(errno)", sourceLocation: location)
             return Array(room.prefix(count))
@@ -279,7 +291,7 @@ func waitReadable(_ handle: IOHandle, _ location: SourceLocation = #_sourceLocat
 func waitFor(_ events: Int32, _ descriptor: Int32, _ location: SourceLocation = #_sourceLocation) throws {
     var interest = pollfd(fd: descriptor, events: Int16(events), revents: 0)
     while true {
-        let ready = unsafe poll(&interest, 1, 30_000)
+        let ready = poll(&interest, 1, 30_000)
         if ready < 0 && errno == EINTR { continue }
         try #require(ready == 1, "the descriptor does not become ready", sourceLocation: location)
         return
@@ -326,11 +338,11 @@ func connectPeer(to listener: Socket) throws -> Peer {
     let address = try listener.localAddress()
     var type: Int32 = 0
     var size = socklen_t(MemoryLayout<Int32>.size)
-    unsafe getsockopt(listener.descriptor.rawValue, SOL_SOCKET, SO_TYPE, &type, &size)
+    getsockopt(listener.descriptor.rawValue, SOL_SOCKET, SO_TYPE, &type, &size)
     let descriptor = socket(address.family.rawValue, type | Int32(SOCK_CLOEXEC.rawValue), 0)
     try #require(descriptor >= 0)
     let peer = Peer(descriptor)
-    let result = unsafe address.withSockAddr { unsafe connect(descriptor, $0, $1) }
+    let result = address.withSockAddr { connect(descriptor, $0, $1) }
     try #require(result == 0, "cannot connect: errno \(errno)")
     return peer
 }
@@ -351,9 +363,9 @@ final class SideThread<Value: Sendable> {
 
     init(_ body: @escaping @Sendable () throws -> Value) {
         box = Box(body)
-        let argument = unsafe Unmanaged.passRetained(box).toOpaque()
-        let code = unsafe pthread_create(&thread, nil, { argument in
-            let box = unsafe Unmanaged<AnyObject>.fromOpaque(argument!).takeRetainedValue() as! any Runnable
+        let argument = Unmanaged.passRetained(box).toOpaque()
+        let code = pthread_create(&thread, nil, { argument in
+            let box = Unmanaged<AnyObject>.fromOpaque(argument!).takeRetainedValue() as! any Runnable
             box.run()
             return nil
         }, argument)
@@ -372,4 +384,10 @@ final class SideThread<Value: Sendable> {
 private protocol Runnable: AnyObject { func run() }
 extension SideThread.Box: Runnable {
     func run() { result = Result { try body() } }
+}
+
+/// Hands something to a side thread that the test itself leaves alone meanwhile.
+struct Sending<Value>: @unchecked Sendable {
+    let value: Value
+    init(_ value: Value) { self.value = value }
 }

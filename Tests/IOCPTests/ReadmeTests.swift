@@ -4,11 +4,26 @@ import Testing
 
 @Suite("The server of README.md", .serialized)
 struct ReadmeTests {
+    private let root = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "../..")
+
+    private func text(_ path: String) throws -> String {
+        try String(contentsOf: root.appending(path: path), encoding: .utf8)
+    }
+
+    @Test("the README and the documentation have the same table of Win32 calls")
+    func tablesAreEqual() throws {
+        func table(_ path: String) throws -> [Substring] {
+            let lines = try text(path).split(separator: "\n", omittingEmptySubsequences: false)
+            let start = try #require(lines.firstIndex { $0.hasPrefix("| Windows |") }, "\(path) has the table")
+            return Array(lines[start...].prefix { $0.hasPrefix("|") })
+        }
+        #expect(try table("README.md") == table("Sources/IOCP/IOCP.docc/ComingFromWindows.md"))
+    }
+
     @Test("the README shows the very file that is compiled, in under 60 lines")
     func blockEqualsFile() throws {
-        let tests = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
-        let source = try String(contentsOf: tests.appending(path: "ReadmeExample/main.swift"), encoding: .utf8)
-        let readme = try String(contentsOf: tests.appending(path: "../README.md"), encoding: .utf8)
+        let source = try text("Tests/ReadmeExample/main.swift")
+        let readme = try text("README.md")
         let opening = "<!-- Tests/ReadmeExample/main.swift -->\n```swift\n"
         let start = try #require(readme.range(of: opening), "README.md marks the block with a comment")
         let end = try #require(readme.range(of: "```\n", range: start.upperBound..<readme.endIndex))

@@ -238,22 +238,22 @@ struct SectionGFileTests {
         // The same few pages again and again: the address range is long, the memory is not.
         let window = 64 << 20
         let room = (length / window + 1) * window
-        let memory = unsafe mmap(nil, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
-        defer { unsafe munmap(memory, room) }
+        let memory = mmap(nil, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
+        defer { munmap(memory, room) }
         let backing = try FileDescriptor.open(
             open.directory.file("window"), .readWrite, options: .create, permissions: .ownerReadWrite)
         defer { try? backing.close() }
         try #require(ftruncate(backing.rawValue, off_t(window)) == 0)
         for start in stride(from: 0, to: room, by: window) {
-            _ = unsafe mmap(memory + start, window, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing.rawValue, 0)
+            _ = mmap(memory + start, window, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, backing.rawValue, 0)
         }
         let read = Operation()
-        try unsafe open.file.read(read, intoMemory: UnsafeMutableRawBufferPointer(start: memory, count: length))
+        try open.file.read(read, intoMemory: UnsafeMutableRawBufferPointer(start: memory, count: length))
         try open.port.expect(read, bytes: length)
-        let end = unsafe UnsafeRawBufferPointer(start: memory + length - 4, count: 4)
-        #expect(unsafe Array(end) == Array("MARK".utf8))
+        let end = UnsafeRawBufferPointer(start: memory + length - 4, count: 4)
+        #expect(Array(end) == Array("MARK".utf8))
         // The rest of the file is less than was asked for.
-        try unsafe open.file.read(
+        try open.file.read(
             read, at: 1_048_576, intoMemory: UnsafeMutableRawBufferPointer(start: memory, count: length))
         try open.port.expect(read, bytes: length - (1 << 20))
     }
@@ -261,13 +261,13 @@ struct SectionGFileTests {
     @Test("a write longer than one request can be is written in full (g27)")
     func longWrite() throws {
         let length = 0x8000_0000 + 12_345
-        let memory = unsafe mmap(nil, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
-        defer { unsafe munmap(memory, length) }
+        let memory = mmap(nil, length, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)!
+        defer { munmap(memory, length) }
         let port = try CompletionPort(concurrencyLimit: 1)
         let sink = try File("/dev/null", .writeOnly)
         try port.associate(sink, key: 0)
         let write = Operation()
-        try unsafe sink.write(write, fromMemory: UnsafeRawBufferPointer(start: memory, count: length))
+        try sink.write(write, fromMemory: UnsafeRawBufferPointer(start: memory, count: length))
         try port.expect(write, bytes: length)
     }
 
@@ -445,7 +445,9 @@ struct SectionGFileTests {
         try port.associate(full, key: 1)
         let operation = Operation("x")
         #expect(CompletionStatus.diskFull.win32Code == 112)
-        try expectFailure(.diskFull, of: operation, on: port, start) { try full.write(operation, start: start) }
+        // The kernel does not try a device without a thread of its own, so that an eager start may pend too.
+        let status = try thrownStatus { try full.write(operation, start: start) } ?? port.next().status
+        #expect(status == .diskFull)
     }
 
     @Test("a closed handle is 6 and an operation in flight 87", arguments: bothStarts)
@@ -509,8 +511,8 @@ struct SectionGFileTests {
     func loopIsAnotherFileSystem() throws {
         var here = stat()
         var there = stat()
-        #expect(unsafe stat(TestFileSystem.disk.directory!.string, &here) == 0)
-        #expect(unsafe stat(TestFileSystem.loop.directory!.string + "/", &there) == 0)
+        #expect(stat(TestFileSystem.disk.directory!.string, &here) == 0)
+        #expect(stat(TestFileSystem.loop.directory!.string + "/", &there) == 0)
         #expect(here.st_dev != there.st_dev)
     }
 }

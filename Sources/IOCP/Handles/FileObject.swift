@@ -29,6 +29,8 @@ public enum HandleKind: UInt8, Sendable {
     let isOverlapped: Bool
     /// Whether adopting the descriptor cleared O_NONBLOCK, so that releasing it sets it again.
     let restoresNonblocking: Bool
+    /// Whether what is sent must arrive in the order of the starts.
+    let sendsInOrder: Bool
 
     private let lock = SpinLock()
     private(set) var descriptor: Int32
@@ -49,6 +51,8 @@ public enum HandleKind: UInt8, Sendable {
     private(set) var port: PortCore?
     private(set) var key: UInt = 0
     private var pending: OperationRecord.Pointer?
+    private var incoming = Lane()
+    private var outgoing = Lane()
     private var keepsItself = false
 
     /// The file object's own event (e10).
@@ -57,6 +61,7 @@ public enum HandleKind: UInt8, Sendable {
     init(descriptor: Int32, kind: HandleKind, isOverlapped: Bool = true, restoresNonblocking: Bool = false) {
         self.descriptor = descriptor
         self.kind = kind
+        sendsInOrder = kind != .message || Self.isSequenced(descriptor)
         self.isOverlapped = isOverlapped
         self.restoresNonblocking = restoresNonblocking
     }
@@ -64,6 +69,14 @@ public enum HandleKind: UInt8, Sendable {
     deinit {
         if descriptor >= 0 { Glibc.close(descriptor) }
         port?.removeFile()
+    }
+
+    /// Whether a socket that keeps messages apart keeps them in order as well.
+    private static func isSequenced(_ descriptor: Int32) -> Bool {
+        var type: Int32 = 0
+        var size = socklen_t(MemoryLayout<Int32>.size)
+        _ = unsafe getsockopt(descriptor, SOL_SOCKET, SO_TYPE, &type, &size)
+        return type == Int32(SOCK_SEQPACKET.rawValue)
     }
 
     // MARK: Association
@@ -146,6 +159,8 @@ public enum HandleKind: UInt8, Sendable {
         var modes: NotificationModes
         /// The object kept itself alive for its pending operations and this was the last: release it when no lock is held.
         var drained: Bool
+        /// The operation of the same lane whose turn has come: to be pushed.
+        var next: OperationRecord.Pointer? = nil
         /// A thread sleeps on the operation's state.
         var isAwaited = false
     }
@@ -166,13 +181,114 @@ public enum HandleKind: UInt8, Sendable {
         unsafe next?.pointee.previous = previous
         let drained = unsafe keepsItself && pending == nil
         if drained { keepsItself = false }
+        let successor = unsafe record.pointee.lane == .none ? nil : advanceLane(record)
         let before = unsafe record.pointee.state.exchange(status, ordering: .sequentiallyConsistent)
         if signals, !modes.contains(.skipSetEventOnHandle) { setSignal() }  // e10
         let result = unsafe Completion(
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
-            drained: drained, isAwaited: before & OperationRecord.waiterBit != 0)
+            drained: drained, next: successor, isAwaited: before & OperationRecord.waiterBit != 0)
         lock.unlock()
         return result
+    }
+
+    // MARK: Lanes
+
+    /// The operations of one direction: one is in the kernel, the others wait for their turn. The kernel would serve
+    /// several in any order, and mix the parts of those that are served in several steps (g26, e26b).
+    @safe private struct Lane {
+        var active: OperationRecord.Pointer?
+        var first: OperationRecord.Pointer?
+        var last: OperationRecord.Pointer?
+    }
+
+    /// Which lane an operation takes its turn in. Files have offsets, and datagrams need no order when they are sent.
+    @inline(__always)
+    func lane(of operation: OperationKind) -> OperationRecord.Lane {
+        if kind == .file { return .none }
+        switch operation {
+        case .read, .readVectored, .zeroByteRead, .receive, .zeroByteReceive, .receiveMessage, .receiveContinuously:
+            return .incoming
+        case .write, .writeVectored, .send, .sendMessage: return sendsInOrder ? .outgoing : .none
+        case .transmitFile, .shutdown, .disconnect: return .outgoing
+        default: return .none
+        }
+    }
+
+    /// Enters an operation into its lane. Returns whether it is its turn at once; otherwise whoever ends the one before
+    /// it pushes it, from then on at any moment.
+    @inline(__always)
+    func enterLane(_ record: OperationRecord.Pointer) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        return unsafe record.pointee.lane == .incoming
+            ? Self.enter(&incoming, record) : Self.enter(&outgoing, record)
+    }
+
+    @inline(__always)
+    private static func enter(_ lane: inout Lane, _ record: OperationRecord.Pointer) -> Bool {
+        if unsafe lane.active == nil {
+            unsafe lane.active = record
+            return true
+        }
+        unsafe record.pointee.nextQueued = nil
+        if let last = unsafe lane.last {
+            unsafe last.pointee.nextQueued = record
+        } else {
+            unsafe lane.first = record
+        }
+        unsafe lane.last = record
+        return false
+    }
+
+    /// Takes an operation out of its lane, if it waits there. Returns whether it did.
+    func leaveLane(_ record: OperationRecord.Pointer) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        switch unsafe record.pointee.lane {
+        case .none: return false
+        case .incoming: return unsafe Self.leave(&incoming, record)
+        case .outgoing: return unsafe Self.leave(&outgoing, record)
+        }
+    }
+
+    private static func leave(_ lane: inout Lane, _ record: OperationRecord.Pointer) -> Bool {
+        var previous: OperationRecord.Pointer?
+        var candidate = unsafe lane.first
+        while let waiting = unsafe candidate {
+            if unsafe waiting == record {
+                let after = unsafe waiting.pointee.nextQueued
+                if let previous = unsafe previous {
+                    unsafe previous.pointee.nextQueued = after
+                } else {
+                    unsafe lane.first = after
+                }
+                if unsafe lane.last == record { unsafe lane.last = previous }
+                return true
+            }
+            unsafe previous = waiting
+            unsafe candidate = waiting.pointee.nextQueued
+        }
+        return false
+    }
+
+    /// The operation whose turn comes when this one ends, if it had its turn. Under the lock.
+    @inline(__always)
+    private func advanceLane(_ record: OperationRecord.Pointer) -> OperationRecord.Pointer? {
+        unsafe record.pointee.lane == .incoming ? Self.advance(&incoming, record) : Self.advance(&outgoing, record)
+    }
+
+    @inline(__always)
+    private static func advance(
+        _ lane: inout Lane, _ record: OperationRecord.Pointer
+    ) -> OperationRecord.Pointer? {
+        guard unsafe lane.active == record else { return nil }
+        let next = unsafe lane.first
+        unsafe lane.active = next
+        if let next = unsafe next {
+            unsafe lane.first = next.pointee.nextQueued
+            if unsafe lane.first == nil { unsafe lane.last = nil }
+        }
+        return unsafe next
     }
 
     /// Whether the last handle is closed, so that pending operations are to end.
@@ -192,7 +308,7 @@ public enum HandleKind: UInt8, Sendable {
             drained: false)
     }
 
-    /// The pending operations that `wanted` accepts, each kept alive by the result.
+    /// The pending operations that `wanted` accepts, oldest first, each kept alive by the result.
     func pendingOperations(where wanted: (OperationRecord.Pointer) -> Bool) -> [Operation] {
         lock.lock()
         defer { lock.unlock() }
@@ -204,7 +320,7 @@ public enum HandleKind: UInt8, Sendable {
             }
             unsafe next = record.pointee.next
         }
-        return found
+        return found.reversed()
     }
 
     var hasPending: Bool {

@@ -127,7 +127,8 @@ extension Socket {
         return try operation.claimed { () throws(PortError) in
             let socketFile = try opened()
             let source = try file?.opened()
-            operation.companion = file
+            // A handle of its own: the file may be closed meanwhile, and its descriptor's number be another's.
+            operation.companion = try file?.duplicate()
             operation.moreBuffers = [head, tail].compactMap { $0 }
             let details = unsafe operation.details
             try unsafe details.pointee.preparePipe()

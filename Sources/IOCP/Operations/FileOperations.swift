@@ -40,7 +40,8 @@ extension File {
 
     /// Starts to cut or lengthen the file.
     ///
-    /// Kernels before 6.9 have no such request: there the file is cut by the caller's thread, and the packet follows.
+    /// Kernels before 6.9 have no such request: there the calling thread cuts the file, and the packet follows.
+    ///
     /// - Parameter length: bytes.
     ///
     /// The corresponding Win32 function is `SetEndOfFile`; io_uring's operation is FTRUNCATE.

@@ -24,7 +24,7 @@ internal import Synchronization
     /// Neighbours in the file object's list of pending operations, under its lock.
     var next: Pointer?
     var previous: Pointer?
-    /// The next record that waits for room in the slot's submission queue, or for its release.
+    /// The next record that waits for the same thing: its turn in a lane, room in the submission queue, a buffer.
     var nextQueued: Pointer?
 
     var offset: UInt64 = 0
@@ -45,6 +45,8 @@ internal import Synchronization
     /// The slot that carries it. Not retained: its port outlives the file's pending operations.
     unowned(unsafe) var slot: Slot?
     var kind = OperationKind.none
+    /// The queue of the file object that it takes its turn in.
+    var lane = Lane.none
     /// Which step of an operation of several steps is under way.
     var step: UInt8 = 0
     var flags: Flags = []
@@ -68,6 +70,11 @@ internal import Synchronization
         static let continuous = Flags(rawValue: 4)
         /// An immediate success is reported as if it had been pending (g41, g44).
         static let alwaysPends = Flags(rawValue: 8)
+    }
+
+    /// The direction in which an operation moves the bytes of a stream.
+    enum Lane: UInt8 {
+        case none, incoming, outgoing
     }
 
     enum Phase {

@@ -109,7 +109,11 @@ enum Outcomes {
 
     private static func polled(_ record: OperationRecord.Pointer) -> Step {
         unsafe record.pointee.flags.remove(.polling)
-        if let stop = unsafe interruption(record) { return unsafe .finished(stop, UInt(record.pointee.progress)) }
+        if let stop = unsafe interruption(record) {
+            unsafe dropHeld(record)
+            return unsafe .finished(stop, UInt(record.pointee.progress))
+        }
+        if unsafe record.pointee.kind == .sendMessage { unsafe record.pointee.step ^= 1 }
         return .again
     }
 
@@ -259,13 +263,16 @@ enum Outcomes {
             }
             return .again
         case EAGAIN where unsafe !record.pointee.flags.contains(.polling):
-            // Somebody made the descriptor non-blocking behind our back: wait for readiness, then try again.
+            // There is no room for a message, or somebody made the descriptor non-blocking behind our back: wait for
+            // readiness, then try again.
             if let stop = unsafe interruption(record) {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)
             }
             unsafe record.pointee.flags.insert(.polling)
             return .again
+        case ETIME where unsafe record.pointee.flags.contains(.polling):
+            return unsafe polled(record)
         case ENOBUFS where unsafe record.pointee.kind == .receiveContinuously:
             if let stop = unsafe interruption(record) { return .finished(stop, 0) }
             return unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
@@ -330,7 +337,7 @@ enum Outcomes {
 
     /// Lets go of what an operation of several steps holds between them.
     static func dropHeld(_ record: OperationRecord.Pointer) {
-        if unsafe record.pointee.kind == .transmitFile { unsafe record.pointee.details!.pointee.closePipe() }
+        if unsafe record.pointee.kind == .transmitFile { unsafe Transmission.abandon(record) }
         unsafe dropAccepted(record)
     }
 

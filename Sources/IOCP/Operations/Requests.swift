@@ -11,6 +11,13 @@ enum Requests {
     /// Where zero-byte receives peek to: one byte for all of them, which nobody ever reads.
     private nonisolated(unsafe) static let peekTarget = UnsafeMutableRawPointer.allocate(byteCount: 1, alignment: 1)
 
+    /// How long a message waits for room where nothing tells of it. Never changed.
+    private nonisolated(unsafe) static let shortWhile: UnsafeMutablePointer<KernelTime> = {
+        let time = UnsafeMutablePointer<KernelTime>.allocate(capacity: 1)
+        unsafe time.initialize(to: KernelTime(nanoseconds: 1_000_000))
+        return unsafe time
+    }()
+
     @inline(__always)
     static func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
         let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
@@ -59,6 +66,10 @@ enum Requests {
     private static func poll(_ record: OperationRecord.Pointer, _ descriptor: Int32) -> SubmissionEntry {
         // An operation that is to end only comes by to be told so.
         if unsafe Outcomes.interruption(record) != nil { return .nop() }
+        if unsafe record.pointee.kind == .sendMessage, unsafe record.pointee.step == 1 {
+            // Readiness is that of the own queue: it says nothing about the one that a Unix datagram is addressed to.
+            return unsafe .timeout(shortWhile)
+        }
         return switch unsafe record.pointee.kind {
         case .write, .writeVectored, .send, .sendMessage, .connect, .transmitFile:
             .poll(descriptor, events: UInt32(POLLOUT), multishot: false)

@@ -209,9 +209,12 @@ extension Socket {
     }
 
     /// No signal for a broken connection; on a stream, the kernel itself goes on until all is sent.
+    ///
+    /// A message is tried without waiting, since the kernel's own second try of a Unix datagram sends an empty one (seen
+    /// on 6.18: the first has used the data up); ``Outcomes`` waits and tries afresh.
     static func sendFlags(_ file: FileObject) -> Int32 {
         file.kind == .stream || file.kind == .pipe
-            ? Int32(MSG_NOSIGNAL | MSG_WAITALL) : Int32(MSG_NOSIGNAL)
+            ? Int32(MSG_NOSIGNAL | MSG_WAITALL) : Int32(MSG_NOSIGNAL | MSG_DONTWAIT)
     }
 }
 

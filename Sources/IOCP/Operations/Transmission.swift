@@ -7,28 +7,27 @@ internal import IOUring
 /// The file's pages are spliced into a pipe and from there into the socket. Each step is one request; the record's
 /// `step` says which is in the kernel.
 enum Transmission {
-    private static let head: UInt8 = 0
+    private static let undecided: UInt8 = 0
+    private static let head: UInt8 = 4
     private static let fill: UInt8 = 1
     private static let drain: UInt8 = 2
     private static let tail: UInt8 = 3
 
     private static let moreFollows = UInt32(IOCP_SPLICE_MORE | IOCP_SPLICE_MOVE)
 
-    /// Chooses the first step of a filled record.
-    static func begin(_ record: OperationRecord.Pointer) {
-        unsafe record.pointee.step = head
-        _ = unsafe settleStep(record)
-    }
-
     static func entry(_ record: OperationRecord.Pointer, _ socket: Int32) -> SubmissionEntry {
         let details = unsafe record.pointee.details!
         let sendFlags = Int32(MSG_NOSIGNAL | MSG_WAITALL)
+        // Nothing to send at all still yields a packet.
+        if unsafe record.pointee.step == undecided, unsafe !settleStep(record) { return .nop() }
         switch unsafe record.pointee.step {
         case head:
             return unsafe .send(
                 socket, from: UnsafeRawPointer(details.pointee.transmission.head!),
-                count: UInt32(details.pointee.transmission.headLength),
-                flags: sendFlags | (details.pointee.transmission.left > 0 ? Int32(MSG_MORE) : 0))
+                count: UInt32(min(details.pointee.transmission.headLength, Requests.mostAtOnce)),
+                flags: sendFlags
+                    | (details.pointee.transmission.left > 0 || details.pointee.transmission.tailLength > 0
+                        ? Int32(MSG_MORE) : 0))
         case fill:
             let count = unsafe min(details.pointee.transmission.left, details.pointee.transmission.pipeCapacity)
             return unsafe .splice(
@@ -43,7 +42,7 @@ enum Transmission {
         default:
             return unsafe .send(
                 socket, from: UnsafeRawPointer(details.pointee.transmission.tail!),
-                count: UInt32(details.pointee.transmission.tailLength), flags: sendFlags)
+                count: UInt32(min(details.pointee.transmission.tailLength, Requests.mostAtOnce)), flags: sendFlags)
         }
     }
 
@@ -51,6 +50,8 @@ enum Transmission {
     static func next(_ record: OperationRecord.Pointer, _ count: Int) -> Outcomes.Step {
         let details = unsafe record.pointee.details!
         switch unsafe record.pointee.step {
+        case undecided:
+            break
         case head:
             unsafe details.pointee.transmission.head! += count
             unsafe details.pointee.transmission.headLength -= count
@@ -75,12 +76,28 @@ enum Transmission {
             unsafe record.pointee.progress += count
         }
         if let stop = unsafe Outcomes.interruption(record) {
-            unsafe details.pointee.closePipe()
+            unsafe abandon(record)
             return unsafe .finished(stop, UInt(record.pointee.progress))
         }
         if unsafe settleStep(record) { return .again }
-        // An empty pipe may serve the operation again.
+        // The pipe is empty and may serve the operation again.
+        unsafe letGoOfFile(record)
         return unsafe .finished(.success, UInt(record.pointee.progress))
+    }
+
+    /// The transmission ends before all is sent: the pipe may hold some of it.
+    static func abandon(_ record: OperationRecord.Pointer) {
+        unsafe record.pointee.details!.pointee.closePipe()
+        unsafe letGoOfFile(record)
+    }
+
+    /// Closes the operation's own handle to the file, once no lock is held.
+    private static func letGoOfFile(_ record: OperationRecord.Pointer) {
+        guard let operation = unsafe record.pointee.owner?.takeUnretainedValue(), let file = operation.companion else {
+            return
+        }
+        operation.companion = nil
+        IOThread.current.graveyard.append(file)
     }
 
     /// Chooses the next step. False: nothing is left to do.

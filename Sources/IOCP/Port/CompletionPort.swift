@@ -91,6 +91,10 @@ public final class CompletionPort: Sendable {
     /// Threads that may run at a time.
     public var concurrencyLimit: Int { core.limit }
 
+    /// How often completions were found that had found a ring full and had waited in the kernel's memory. None is lost,
+    /// but each time costs a system call: a number that grows asks for more ``Options/completionEntries``.
+    public var overflowCount: Int { core.slots.reduce(0) { $0 + $1.overflows.load(ordering: .relaxed) } }
+
     /// Another reference to the same port: waits go on when only one of them is closed (f3).
     ///
     /// - Parameter access: what the new reference may be used for; no more than this one.

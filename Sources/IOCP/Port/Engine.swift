@@ -77,6 +77,7 @@ enum Engine {
         unsafe record.pointee.cancelRequested.store(false, ordering: .relaxed)
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
+        unsafe record.pointee.lane = file.lane(of: request.kind)
 
         // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
         let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
@@ -93,12 +94,16 @@ enum Engine {
         }
         unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
         file.resetSignal()
-        // What Windows never reports at once is in flight from the beginning.
-        let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
-        unsafe record.pointee.phase.store(
-            mayEndInline ? OperationRecord.Phase.issuing : OperationRecord.Phase.inFlight, ordering: .releasing)
+        unsafe record.pointee.phase.store(OperationRecord.Phase.inFlight, ordering: .releasing)
         // Given back with the packet, or when the packet is suppressed or discarded.
         _ = unsafe Unmanaged.passRetained(operation)
+        // Behind others of its direction: whoever completes the one before it queues it.
+        if unsafe record.pointee.lane != .none, unsafe !file.enterLane(record) { return .pending }
+        // What Windows never reports at once is in flight from the beginning.
+        let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
+        if mayEndInline {
+            unsafe record.pointee.phase.store(OperationRecord.Phase.issuing, ordering: .releasing)
+        }
 
         let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
         let slot = unsafe own ?? Unmanaged.passUnretained(core._withUnsafeGuaranteedRef { $0.foreignSlot() })
@@ -158,18 +163,19 @@ enum Engine {
         guard mayEndInline else { return .pending }
         // Completed during the submission: the completion is in the ring now.
         core.progress(me, including: slot)
-        if unsafe record.pointee.phase.compareExchange(
-            expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.inFlight,
-            ordering: .sequentiallyConsistent
-        ).exchanged {
-            return .pending
-        }
-        return try concludeInline(operation, file, me)
+        // Anything but "completed inline" means that a packet tells, or has told already.
+        guard
+            unsafe record.pointee.phase.compareExchange(
+                expected: OperationRecord.Phase.issuing, desired: OperationRecord.Phase.inFlight,
+                ordering: .sequentiallyConsistent
+            ).original == OperationRecord.Phase.completedInline
+        else { return .pending }
+        return try concludeInline(operation, file, slot, me)
     }
 
     /// The operation completed before its starter looked: the master rule's upper half (e1).
     private static func concludeInline(
-        _ operation: Operation, _ file: FileObject, _ me: IOThread
+        _ operation: Operation, _ file: FileObject, _ slot: Slot, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
         let status = unsafe CompletionStatus(rawValue: record.pointee.inlineStatus)
@@ -181,6 +187,12 @@ enum Engine {
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
         if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
+        if let next = unsafe end.next {
+            // The caller submits it.
+            slot.lock.lock()
+            unsafe pushNext(next, slot)
+            slot.lock.unlock()
+        }
         if fails {
             // No packet, the event stays reset, the reference of the start is given back.
             unsafe Unmanaged.passUnretained(operation).release()
@@ -237,7 +249,9 @@ enum Engine {
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
         // The leaseholder submits what follows with its next entry; the observer does if none comes soon.
-        if pushed { if isMine { Observer.noteDeparture() } else { slot.submit() } }
+        if pushed {
+            if isMine { Observer.noteDeparture() } else { slot.submit() }
+        }
         return produced
     }
 
@@ -281,15 +295,31 @@ enum Engine {
             }
             return yields
         case .finished(let status, let information, let auxiliary, let flags):
-            return unsafe finish(record, status, information, auxiliary, flags, slot, me, out)
+            var next: OperationRecord.Pointer?
+            let yields = unsafe finish(record, status, information, auxiliary, flags, slot, me, out, &next)
+            if let next = unsafe next {
+                unsafe pushNext(next, slot)
+                pushed = true
+            }
+            return yields
         }
     }
 
-    /// The operation is over: its record is written, its event set, its packet made.
+    /// An operation whose turn in its lane has come. Under the slot's lock.
+    @inline(never)
+    private static func pushNext(_ record: OperationRecord.Pointer, _ slot: Slot) {
+        // One that is to end only comes round to see the reason.
+        if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
+        unsafe slot.push(record)
+        unsafe record.pointee.isQueued.store(true, ordering: .releasing)
+    }
+
+    /// The operation is over: its record is written, its event set, its packet made. `next` is to be pushed.
     @inline(__always)
     static func finish(
         _ record: OperationRecord.Pointer, _ status: CompletionStatus, _ information: UInt, _ auxiliary: Int32,
-        _ flags: PacketEntry.Flags, _ slot: Slot?, _ me: IOThread, _ out: UnsafeMutablePointer<PacketEntry>
+        _ flags: PacketEntry.Flags, _ slot: Slot?, _ me: IOThread, _ out: UnsafeMutablePointer<PacketEntry>,
+        _ next: inout OperationRecord.Pointer?
     ) -> Bool {
         unsafe record.pointee.information = information
         // An eager starter that has not looked yet does the rest by itself.
@@ -316,6 +346,7 @@ enum Engine {
         let end = unsafe file._withUnsafeGuaranteedRef {
             unsafe $0.end(record, status: status.rawValue, signals: event == nil)
         }
+        unsafe next = end.next
         unsafe out.initialize(
             to: PacketEntry(
                 key: end.key,
@@ -385,6 +416,11 @@ enum Engine {
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
+            if unsafe record.pointee.file!._withUnsafeGuaranteedRef({ unsafe $0.leaveLane(record) }) {
+                _ = unsafe finishUnqueued(record, me)
+                me.buryDead()
+                return true
+            }
             guard unsafe record.pointee.isPending else { return false }
             sched_yield()
         }
@@ -398,10 +434,12 @@ enum Engine {
                 && record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) })
         slot.lock.unlock()
         if waited {
-            var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
-            let status = unsafe Outcomes.interruption(record) ?? .cancelled
-            unsafe Outcomes.dropHeld(record)
-            _ = unsafe finish(record, status, 0, 0, [], nil, me, &entry)
+            if let next = unsafe finishUnqueued(record, me) {
+                slot.lock.lock()
+                unsafe pushNext(next, slot)
+                slot.lock.unlock()
+                core.settle(slot)
+            }
             me.buryDead()
             return true
         }
@@ -411,6 +449,11 @@ enum Engine {
         repeat {
             slot.submit()
             result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
+            if result == -EINVAL {
+                // Kernels before 6.0 have no synchronous cancel: a request of the ring's asks for it.
+                slot.pushCancel(of: identity)
+                result = 0
+            }
             if result != -ENOENT { break }
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me, including: slot)
@@ -422,5 +465,16 @@ enum Engine {
         // A signal interrupts only the wait for a request that is being cancelled already.
         return unsafe result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR
             || record.pointee.isPending
+    }
+
+    /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
+    private static func finishUnqueued(_ record: OperationRecord.Pointer, _ me: IOThread) -> OperationRecord.Pointer? {
+        var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
+        var next: OperationRecord.Pointer?
+        let status = unsafe Outcomes.interruption(record) ?? .cancelled
+        let progress = unsafe UInt(record.pointee.progress)
+        unsafe Outcomes.dropHeld(record)
+        _ = unsafe finish(record, status, progress, 0, [], nil, me, &entry, &next)
+        return unsafe next
     }
 }

@@ -151,7 +151,7 @@ internal import Synchronization
         // What completed before this post comes before it: a single thread must not see its own order changed (c8).
         if me.isTied(to: self), let slot = unsafe me.leasedReference {
             unsafe slot._withUnsafeGuaranteedRef {
-                if $0.submitter.completionsReady > 0 { absorb($0, me, atMost: .max) }
+                if $0.hasCompletions { absorb($0, me, atMost: .max) }
             }
         }
         insert(entry)
@@ -318,7 +318,7 @@ internal import Synchronization
         lock.lock()
         unsafe scheduler.release(thread.state)
         let slot = revokeLease(of: thread)
-        if let slot, slot.submitter.completionsReady > 0, !isClosed { absorb(slot, thread, atMost: .max) }
+        if let slot, slot.hasCompletions, !isClosed { absorb(slot, thread, atMost: .max) }
         redistribute()
         unlockAndWake()
         if let slot { settle(slot) }
@@ -371,7 +371,7 @@ internal import Synchronization
                 scheduler.insertBehind()
             }
             total += count
-            if count < room { break }
+            if count < room, !slot.bringOverflow() { break }
         }
         return total
     }
@@ -412,7 +412,7 @@ internal import Synchronization
     func progress(_ me: IOThread, including wanted: Slot? = nil) {
         if me.isTied(to: self) { me.leasedSlot?.submit() }
         lock.lock()
-        for slot in slots where slot.submitter.completionsReady > 0 && (slot === wanted || !slot.isWatched) {
+        for slot in slots where slot.hasCompletions && (slot === wanted || !slot.isWatched) {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
@@ -437,7 +437,7 @@ internal import Synchronization
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
             guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
-            if slot.submitter.completionsReady > 0 {
+            if slot.hasCompletions {
                 lock.lock()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
@@ -577,11 +577,11 @@ internal import Synchronization
     private func collect(_ me: IOThread, atMost most: Int) {
         if let own = unsafe me.leasedReference {
             unsafe own._withUnsafeGuaranteedRef {
-                if $0.submitter.completionsReady > 0 { gather($0, me, atMost: most) }
+                if $0.hasCompletions { gather($0, me, atMost: most) }
             }
         }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.submitter.completionsReady > 0 && !slot.isWatched {
+        for slot in slots where slot.hasCompletions && !slot.isWatched {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }

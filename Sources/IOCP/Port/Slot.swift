@@ -39,6 +39,9 @@ internal import Synchronization
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
 
+    /// How often completions were found that had found the ring full.
+    let overflows = Atomic<Int>(0)
+
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
@@ -154,6 +157,19 @@ internal import Synchronization
         return enqueue(entry)
     }
 
+    /// Asks the kernel to end a request, by another one whose own completion says nothing. Called without locks.
+    func pushCancel(of userData: UInt64) {
+        var entry = SubmissionEntry.cancel(userData: userData)
+        entry.userData = Self.ignoredTag
+        while true {
+            lock.lock()
+            let isPushed = enqueue(entry)
+            lock.unlock()
+            // A full ring that the kernel cannot take anything from now is tried again by the next cancel or the close.
+            if !submit() || isPushed { return }
+        }
+    }
+
     // MARK: Harvesting, under `lock`
 
     var completionsReady: UInt32 { ring.completionsReady }
@@ -175,7 +191,27 @@ internal import Synchronization
         try body(ring)
     }
 
+    /// Whether a harvest may yield something, those completions included that found the ring full.
+    @inline(__always)
+    var hasCompletions: Bool { submitter.completionsReady > 0 || submitter.overflowPending }
+
     // MARK: Entering, from any thread
+
+    /// Completions that found the ring full wait in the kernel: brings as many as there is room for into the empty ring.
+    /// Returns whether there were any. Any thread may do it, so they need not wait for a busy leaseholder.
+    @inline(__always)
+    func bringOverflow() -> Bool {
+        submitter.overflowPending && bringOverflowSlowly()
+    }
+
+    @inline(never)
+    private func bringOverflowSlowly() -> Bool {
+        // Not empty: a wake-up that is not to be consumed yet is at its head.
+        guard submitter.completionsReady == 0 else { return false }
+        overflows.add(1, ordering: .relaxed)
+        _ = submitter.enter(submit: 0, minimumCompletions: 0, flags: [.getEvents])
+        return submitter.completionsReady > 0
+    }
 
     @inline(__always)
     func noteEntry() {
@@ -193,6 +229,7 @@ internal import Synchronization
             let flags: EnterFlags = submitter.needsEnter ? [.getEvents] : []
             if count == 0 && flags.isEmpty { return true }
             noteEntry()
+            if submitter.overflowPending { overflows.add(1, ordering: .relaxed) }
             let result = submitter.enter(submit: count, minimumCompletions: 0, flags: flags)
             if result == -EINTR { continue }
             if result < 0 { return false }

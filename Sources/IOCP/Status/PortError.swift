@@ -46,7 +46,8 @@ extension PortError {
 
     static func noDescriptors(_ code: Int32) -> PortError {
         .system(
-            code, "no descriptor is left for the library's epoll and eventfd; close some, or raise RLIMIT_NOFILE (ulimit -n)")
+            code,
+            "no descriptor is left for the library's epoll and eventfd; close some, or raise RLIMIT_NOFILE (ulimit -n)")
     }
 
     static func invalid(_ reason: String) -> PortError { PortError(.invalidParameter, reason) }

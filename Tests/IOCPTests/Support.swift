@@ -1,0 +1,156 @@
+import Glibc
+import Synchronization
+import Testing
+
+@testable import IOCP
+
+// What the tests of ports share: waiting for a state in place of sleeping for a while, and counting what is alive.
+
+/// Gives the processor away until a condition holds. Fails the test if it does not within `patience`.
+func until(
+    _ what: @autoclosure () -> String, _ location: SourceLocation = #_sourceLocation, _ condition: () throws -> Bool
+) throws {
+    let end = ContinuousClock.now + patience
+    var rounds = 0
+    while try !condition() {
+        try #require(ContinuousClock.now < end, "waited in vain until \(what())", sourceLocation: location)
+        rounds += 1
+        if rounds < 100 { sched_yield() } else { usleep(200) }
+    }
+}
+
+extension CompletionPort {
+    /// Waits until that many threads are asleep in a dequeue of this port.
+    func untilWaiting(_ count: Int, _ location: SourceLocation = #_sourceLocation) throws {
+        try until("\(count) threads wait; \(core.snapshot.waiting) do", location) { core.snapshot.waiting == count }
+    }
+
+    /// A port that is closed already.
+    static func closed() throws -> CompletionPort {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        port.close()
+        return port
+    }
+
+    /// Everything that is queued now.
+    func drain() throws -> [Packet] {
+        var packets: [Packet] = []
+        while let packet = try dequeue(timeout: .zero) { packets.append(packet) }
+        return packets
+    }
+}
+
+/// A number that threads count with.
+final class Tally: Sendable {
+    private let number = Atomic<Int>(0)
+    var value: Int { number.load(ordering: .sequentiallyConsistent) }
+    func add(_ count: Int = 1) { number.add(count, ordering: .sequentiallyConsistent) }
+}
+
+/// An operation that says when it is gone.
+final class CountedOperation: IOCP.Operation, @unchecked Sendable {
+    private let gone: Tally
+
+    init(_ gone: Tally, capacity: Int = 16) {
+        self.gone = gone
+        super.init(buffer: IOBuffer(capacity: capacity))
+    }
+
+    deinit { gone.add() }
+}
+
+/// Memory that says when it is gone.
+func countedBuffer(_ gone: Tally, capacity: Int = 16) -> IOBuffer {
+    IOBuffer(adopting: .allocate(byteCount: capacity, alignment: 16)) { memory in
+        memory.deallocate()
+        gone.add()
+    }
+}
+
+/// Several threads, joined together. What each returned, in the order of their numbers.
+func onThreads<Value: Sendable>(_ count: Int, _ body: @escaping @Sendable (Int) throws -> Value) throws -> [Value] {
+    let threads = (0..<count).map { number in SideThread { try body(number) } }
+    return try threads.map { try $0.join() }
+}
+
+/// Descriptors that the process has open.
+func openDescriptors() -> Int {
+    guard let directory = opendir("/proc/self/fd") else { return -1 }
+    defer { _ = closedir(directory) }
+    var count = 0
+    while readdir(directory) != nil { count += 1 }
+    return count - 3  // itself, "." and ".."
+}
+
+/// prctl(2), which is variadic and so unknown to Swift.
+private func controlProcess(_ operation: Int32, _ first: UInt, _ second: UInt) -> Int32 {
+    typealias Function = @convention(c) (Int32, UInt, UInt, UInt, UInt) -> Int32
+    return unsafeBitCast(dlsym(nil, "prctl"), to: Function.self)(operation, first, second, 0, 0)
+}
+
+/// Makes io_uring_setup(2) fail with an errno, for the calling thread, for good. For child processes only.
+func forbidRings(errno code: Int32) -> Bool {
+    struct Instruction {
+        var code: UInt16
+        var jumpTrue: UInt8 = 0
+        var jumpFalse: UInt8 = 0
+        var constant: UInt32
+    }
+    struct Program {
+        var count: UInt16
+        var instructions: UnsafePointer<Instruction>
+    }
+    let instructions = [
+        Instruction(code: 0x20, constant: 0),  // load the number of the call
+        Instruction(code: 0x15, jumpFalse: 1, constant: 425),  // is it io_uring_setup?
+        Instruction(code: 0x06, constant: 0x0005_0000 | UInt32(code)),  // answer with the errno
+        Instruction(code: 0x06, constant: 0x7FFF_0000),  // let it through
+    ]
+    guard controlProcess(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0) == 0 else { return false }
+    return instructions.withUnsafeBufferPointer { buffer in
+        var program = Program(count: UInt16(buffer.count), instructions: buffer.baseAddress!)
+        return withUnsafePointer(to: &program) {
+            controlProcess(22 /* PR_SET_SECCOMP */, 2, UInt(bitPattern: $0)) == 0
+        }
+    }
+}
+
+/// Changes how many descriptors the process may have open. For child processes only.
+func limitDescriptors(to count: Int) {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    limit.rlim_cur = rlim_t(count)
+    setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+}
+
+/// Values that one thread gives and another takes, in order.
+final class Handover<Value: Sendable>: Sendable {
+    private let values = Mutex<[Value]>([])
+
+    func give(_ value: Value) { values.withLock { $0.append(value) } }
+
+    func take(_ location: SourceLocation = #_sourceLocation) throws -> Value {
+        var taken: Value?
+        try until("a value is given", location) {
+            taken = values.withLock { $0.isEmpty ? nil : $0.removeFirst() }
+            return taken != nil
+        }
+        return taken!
+    }
+
+    var all: [Value] { values.withLock { $0 } }
+}
+
+/// Lets the calling thread run on the first of its processors only. (The Glibc module lacks these two functions.)
+func bindToOneProcessor() throws {
+    typealias Function = @convention(c) (pid_t, Int, UnsafeMutableRawPointer) -> Int32
+    let get = unsafeBitCast(dlsym(nil, "sched_getaffinity"), to: Function.self)
+    let set = unsafeBitCast(dlsym(nil, "sched_setaffinity"), to: Function.self)
+    var mask = [UInt8](repeating: 0, count: 1024)
+    try #require(get(0, mask.count, &mask) == 0)
+    let first = try #require(mask.firstIndex { $0 != 0 })
+    let lowest = mask[first] & (~mask[first] &+ 1)
+    mask = [UInt8](repeating: 0, count: 1024)
+    mask[first] = lowest
+    try #require(set(0, mask.count, &mask) == 0)
+}
