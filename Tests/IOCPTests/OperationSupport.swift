@@ -91,9 +91,18 @@ extension IOBuffer {
     var contents: [UInt8] { array(in: 0..<capacity) }
 }
 
-/// Bytes that differ from place to place, so that a shift or a swap shows.
+/// Bytes that differ from place to place, so that a shift or a swap shows: a random piece of prime length, repeated.
 func pattern(_ count: Int, seed: Int = 0) -> [UInt8] {
-    (0..<count).map { UInt8(truncatingIfNeeded: ($0 &* 31) ^ ($0 >> 8) ^ ($0 >> 16) ^ seed) }
+    var bytes: [UInt8] = []
+    bytes.reserveCapacity(count)
+    var state = UInt64(seed) &+ 0x9E37_79B9_7F4A_7C15
+    for _ in 0..<min(count, 65_521) {
+        state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+        bytes.append(UInt8(truncatingIfNeeded: state >> 56))
+    }
+    let piece = bytes
+    while bytes.count < count { bytes += piece.prefix(count - bytes.count) }
+    return bytes
 }
 
 /// The body of an exit test: ends the process, and says what was thrown.
@@ -341,10 +350,10 @@ func connectPeer(to listener: Socket) throws -> Peer {
     getsockopt(listener.descriptor.rawValue, SOL_SOCKET, SO_TYPE, &type, &size)
     let descriptor = socket(address.family.rawValue, type | Int32(SOCK_CLOEXEC.rawValue), 0)
     try #require(descriptor >= 0)
-    let peer = Peer(descriptor)
     let result = address.withSockAddr { connect(descriptor, $0, $1) }
     try #require(result == 0, "cannot connect: errno \(errno)")
-    return peer
+    // Only now: with a time limit, a connect is interrupted by the completions of this thread's operations.
+    return Peer(descriptor)
 }
 
 // MARK: Threads

@@ -73,7 +73,8 @@ struct SectionA_AssociationTests {
             for _ in 0..<100 {
                 #expect(thrownStatus { try CompletionPort(associating: left, key: 2) } == .invalidParameter)
             }
-            #expect(openDescriptors() == before)
+            // The observer may hold the last for a moment.
+            try until("\(before) descriptors are open; \(openDescriptors()) are") { openDescriptors() <= before }
             port.close()
         }
     }

@@ -252,10 +252,6 @@ struct SectionGFileTests {
         try open.port.expect(read, bytes: length)
         let end = UnsafeRawBufferPointer(start: memory + length - 4, count: 4)
         #expect(Array(end) == Array("MARK".utf8))
-        // The rest of the file is less than was asked for.
-        try open.file.read(
-            read, at: 1_048_576, intoMemory: UnsafeMutableRawBufferPointer(start: memory, count: length))
-        try open.port.expect(read, bytes: length - (1 << 20))
     }
 
     @Test("a write longer than one request can be is written in full (g27)")
@@ -368,15 +364,18 @@ struct SectionGFileTests {
             try reading.write(operation, from: [IOBuffer(capacity: 1)], start: start)
         }
         try expectFailure(.accessDenied, of: operation, on: port, start) { try writing.read(operation, start: start) }
-        try expectFailure(.accessDenied, of: operation, on: port, start) {
-            try reading.allocate(operation, offset: 0, length: 10, start: start)
+        // These the kernel gives to a thread of its own, so that an eager start may pend too.
+        func outcome(_ body: () throws -> StartOutcome) throws -> CompletionStatus {
+            try thrownStatus(body) ?? port.next().status
         }
+        #expect(try outcome { try reading.allocate(operation, offset: 0, length: 10, start: start) } == .accessDenied)
         for byRequest in [true, false] {
-            try expectFailure(.accessDenied, of: operation, on: port, start) {
+            let status = try outcome {
                 if !byRequest { truncationIsRequest.store(false, ordering: .sequentiallyConsistent) }
                 defer { truncationIsRequest.store(true, ordering: .sequentiallyConsistent) }
                 return try reading.truncate(operation, to: 1, start: start)
             }
+            #expect(status == .accessDenied)
         }
         #expect(try directory.read() == Array("abc".utf8))
     }

@@ -88,6 +88,9 @@ private func controlProcess(_ operation: Int32, _ first: UInt, _ second: UInt) -
     return unsafeBitCast(dlsym(nil, "prctl"), to: Function.self)(operation, first, second, 0, 0)
 }
 
+private let setNoNewPrivileges: Int32 = 38
+private let setSeccomp: Int32 = 22
+
 /// Makes io_uring_setup(2) fail with an errno, for the calling thread, for good. For child processes only.
 func forbidRings(errno code: Int32) -> Bool {
     struct Instruction {
@@ -106,39 +109,54 @@ func forbidRings(errno code: Int32) -> Bool {
         Instruction(code: 0x06, constant: 0x0005_0000 | UInt32(code)),  // answer with the errno
         Instruction(code: 0x06, constant: 0x7FFF_0000),  // let it through
     ]
-    guard controlProcess(38 /* PR_SET_NO_NEW_PRIVS */, 1, 0) == 0 else { return false }
+    guard controlProcess(setNoNewPrivileges, 1, 0) == 0 else { return false }
     return instructions.withUnsafeBufferPointer { buffer in
         var program = Program(count: UInt16(buffer.count), instructions: buffer.baseAddress!)
         return withUnsafePointer(to: &program) {
-            controlProcess(22 /* PR_SET_SECCOMP */, 2, UInt(bitPattern: $0)) == 0
+            controlProcess(setSeccomp, 2, UInt(bitPattern: $0)) == 0
         }
     }
 }
 
-/// Changes how many descriptors the process may have open. For child processes only.
-func limitDescriptors(to count: Int) {
+/// Takes every descriptor that the process may still open. For child processes only.
+func holdDescriptors() -> [Int32] {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
-    limit.rlim_cur = rlim_t(count)
+    limit.rlim_cur = 256
     setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    var held: [Int32] = []
+    while true {
+        let descriptor = dup(2)
+        if descriptor < 0 { return held }
+        held.append(descriptor)
+    }
 }
 
 /// Values that one thread gives and another takes, in order.
-final class Handover<Value: Sendable>: Sendable {
-    private let values = Mutex<[Value]>([])
+///
+/// Not over `Synchronization.Mutex`: the thread sanitizer does not see its hand-over.
+final class Handover<Value: Sendable>: @unchecked Sendable {
+    private let lock = FutexLock()
+    private var values: [Value] = []
 
-    func give(_ value: Value) { values.withLock { $0.append(value) } }
+    private func locked<Result>(_ body: (inout [Value]) -> Result) -> Result {
+        lock.lock()
+        defer { lock.unlock() }
+        return body(&values)
+    }
+
+    func give(_ value: Value) { locked { $0.append(value) } }
 
     func take(_ location: SourceLocation = #_sourceLocation) throws -> Value {
         var taken: Value?
         try until("a value is given", location) {
-            taken = values.withLock { $0.isEmpty ? nil : $0.removeFirst() }
+            taken = locked { $0.isEmpty ? nil : $0.removeFirst() }
             return taken != nil
         }
         return taken!
     }
 
-    var all: [Value] { values.withLock { $0 } }
+    var all: [Value] { locked { $0 } }
 }
 
 /// Lets the calling thread run on the first of its processors only. (The Glibc module lacks these two functions.)

@@ -227,9 +227,10 @@ public final class BufferGroup: @unchecked Sendable {
 extension Socket {
     /// Starts to receive until it is cancelled, fails or the peer ends: one operation, a packet for each arrival.
     ///
-    /// Each packet of data has ``Packet/isMore`` and ``Packet/lentBuffer``. The last packet has neither; its status is a
-    /// success of 0 bytes at the end of a stream. Packets of one receive come in the order of the data; with several
-    /// threads dequeuing they may be handled in another, so use one thread or order them by what they hold.
+    /// Each packet of data has ``Packet/isMore`` and ``Packet/lentBuffer``; that of an empty datagram has no buffer. The
+    /// last packet has neither; its status is a success of 0 bytes at the end of a stream. Packets of one receive come in
+    /// the order of the data; with several threads dequeuing they may be handled in another, so use one thread or order
+    /// them by what they hold.
     ///
     /// - Parameters:
     ///   - operation: needs no buffer.

@@ -95,9 +95,9 @@ internal import Synchronization
         completionEvent = event
         unsafe record.pointee.event = event.map { unsafe Unmanaged.passUnretained($0) }
         if suppressesPacket {
-            unsafe record.pointee.flags.insert(.suppressPacket)
+            unsafe record.pointee.flags = record.pointee.flags.union(.suppressPacket)
         } else {
-            unsafe record.pointee.flags.remove(.suppressPacket)
+            unsafe record.pointee.flags = record.pointee.flags.subtracting(.suppressPacket)
         }
     }
 

@@ -49,6 +49,7 @@ internal import Synchronization
     var lane = Lane.none
     /// Which step of an operation of several steps is under way.
     var step: UInt8 = 0
+    /// Assigned, never changed in place: that would be an access to the whole record, whose state others look at.
     var flags: Flags = []
     /// How an eagerly started operation ended, for the starter to find.
     var inlineStatus: UInt32 = 0

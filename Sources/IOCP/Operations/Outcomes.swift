@@ -54,7 +54,7 @@ enum Outcomes {
         let before = unsafe record.pointee.progress
         if count == 0, before == 0, unsafe record.pointee.length > 0 {
             if unsafe waitsForWriter(record) {
-                unsafe record.pointee.flags.insert(.polling)
+                unsafe record.pointee.flags = record.pointee.flags.union(.polling)
                 return .again
             }
             return unsafe .finished(endOfData(record), 0)
@@ -108,7 +108,7 @@ enum Outcomes {
     }
 
     private static func polled(_ record: OperationRecord.Pointer) -> Step {
-        unsafe record.pointee.flags.remove(.polling)
+        unsafe record.pointee.flags = record.pointee.flags.subtracting(.polling)
         if let stop = unsafe interruption(record) {
             unsafe dropHeld(record)
             return unsafe .finished(stop, UInt(record.pointee.progress))
@@ -178,7 +178,12 @@ enum Outcomes {
 
     private static func receivedContinuously(_ record: OperationRecord.Pointer, _ completion: Completion) -> Step {
         guard let buffer = completion.bufferID else {
-            // The end of a stream. An empty datagram uses a buffer.
+            // The kernel stops and takes no buffer for an empty message as for the end of a stream; a datagram socket has
+            // no end but one's own.
+            let isMessage = unsafe record.pointee.file!._withUnsafeGuaranteedRef {
+                !$0.hasReceiveShut && ($0.kind == .mailSlot || $0.kind == .message && !$0.sendsInOrder)
+            }
+            if isMessage { return .goesOn(.success, 0, auxiliary: 0, [], rearms: true) }
             return unsafe .finished(endOfStream(record), 0)
         }
         unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
@@ -269,7 +274,7 @@ enum Outcomes {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)
             }
-            unsafe record.pointee.flags.insert(.polling)
+            unsafe record.pointee.flags = record.pointee.flags.union(.polling)
             return .again
         case ETIME where unsafe record.pointee.flags.contains(.polling):
             return unsafe polled(record)

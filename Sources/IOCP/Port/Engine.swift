@@ -152,7 +152,7 @@ enum Engine {
         _ operation: Operation, _ slot: Slot, _ core: PortCore, _ file: FileObject, mayEndInline: Bool, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let record = unsafe operation.record
-        slot.submit()
+        slot.submit(waitsForOthers: mayEndInline)
         defer {
             core.settle(slot)
             // Its leaseholder may be out for long, with nothing in flight when it left.
@@ -289,7 +289,9 @@ enum Engine {
             }
             if rearms {
                 // What came before the end was asked for is delivered; then the record comes round to see the reason.
-                if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
+                if unsafe Outcomes.interruption(record) != nil {
+                    unsafe record.pointee.flags = record.pointee.flags.union(.polling)
+                }
                 unsafe slot.push(record)
                 pushed = true
             }
@@ -309,7 +311,9 @@ enum Engine {
     @inline(never)
     private static func pushNext(_ record: OperationRecord.Pointer, _ slot: Slot) {
         // One that is to end only comes round to see the reason.
-        if unsafe Outcomes.interruption(record) != nil { unsafe record.pointee.flags.insert(.polling) }
+        if unsafe Outcomes.interruption(record) != nil {
+            unsafe record.pointee.flags = record.pointee.flags.union(.polling)
+        }
         unsafe slot.push(record)
         unsafe record.pointee.isQueued.store(true, ordering: .releasing)
     }
@@ -463,8 +467,9 @@ enum Engine {
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
         // A signal interrupts only the wait for a request that is being cancelled already.
-        return unsafe result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR
-            || record.pointee.isPending
+        if result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR { return true }
+        // It has found the reason by itself between two requests, or will.
+        return unsafe record.pointee.isPending || record.pointee.status == .cancelled
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.

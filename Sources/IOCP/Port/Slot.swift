@@ -221,12 +221,20 @@ internal import Synchronization
 
     /// Hands everything that is queued to the kernel, and runs completion work that waits for this thread.
     ///
-    /// Returns false if the kernel could not take it now: its completion queue must be emptied first, or memory is short.
+    /// - Parameter waitsForOthers: enters even if nothing is queued any more. Another thread may be submitting what this
+    ///   one has queued; the kernel then lets this one in after the other, when immediate completions are in the ring.
+    /// - Returns: false if the kernel could not take it now: its completion queue must be emptied first, or memory is
+    ///   short.
     @discardableResult
-    func submit() -> Bool {
+    func submit(waitsForOthers: Bool = false) -> Bool {
+        var mustEnter = waitsForOthers
         while true {
-            let count = submitter.unsubmitted
+            var count = submitter.unsubmitted
             let flags: EnterFlags = submitter.needsEnter ? [.getEvents] : []
+            if mustEnter {
+                count = max(1, count)
+                mustEnter = false
+            }
             if count == 0 && flags.isEmpty { return true }
             noteEntry()
             if submitter.overflowPending { overflows.add(1, ordering: .relaxed) }
