@@ -225,6 +225,7 @@ enum Engine {
         _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, _ me: IOThread
     ) -> Int {
         slot.lock.lock()
+        slot.harvests.store(slot.harvests.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         let isMine = slot.owner.load(ordering: .relaxed) == me.serial
         var produced = 0
         var consumed: UInt32 = 0

@@ -421,7 +421,9 @@ internal import Synchronization
     }
 
     /// The observer's tick: entries that a busy thread left unsubmitted since the last tick, and completions that wait
-    /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
+    /// behind a busy thread while another could take them, or that it has not looked at since the last tick: somebody
+    /// may wait for the event, and the next step of an operation of several must follow whatever the thread does.
+    /// Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
         for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
@@ -435,13 +437,19 @@ internal import Synchronization
             if slot.isWatched { continue }
             if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
-            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
+            let harvests = slot.harvests.load(ordering: .relaxed)
+            let isNeglected = slot.harvestsAtLastTick.exchange(harvests, ordering: .relaxed) == harvests
+            guard mayRun || isNeglected || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.hasCompletions {
                 lock.lock()
-                if !isClosed { absorb(slot, me, atMost: 1) }
+                if !isClosed { absorb(slot, me, atMost: isNeglected ? .max : 1) }
                 publish()
                 unlockAndWake()
+                // This look is not the thread's own.
+                if isNeglected {
+                    slot.harvestsAtLastTick.store(slot.harvests.load(ordering: .relaxed), ordering: .relaxed)
+                }
             }
         }
         me.buryDead()

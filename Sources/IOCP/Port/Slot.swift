@@ -38,6 +38,10 @@ internal import Synchronization
     let entries = Atomic<UInt32>(0)
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
+    /// How often completions were taken out, under `lock`: the observer sees by it whether they are neglected.
+    let harvests = Atomic<UInt32>(0)
+    /// `harvests` at the observer's last tick.
+    let harvestsAtLastTick = Atomic<UInt32>(0)
 
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
