@@ -79,8 +79,8 @@ struct BufferGroupTests {
             }
         }
         try sender.join()
-        #expect(isOrdered && next == count && rest.isEmpty)
-        #expect(group.pauseCount > 0)
+        #expect(isOrdered, "\(next) \(rest)")
+        #expect(next == count && rest.isEmpty)
     }
 
     @Test("a group that runs dry pauses its receives and fails no connection; they go on when buffers come back")
@@ -151,7 +151,8 @@ struct BufferGroupTests {
         }
     }
 
-    @Test("a cancelled continuous receive loses no data: what it took has packets", arguments: [Start.deferred, .eager])
+    @Test(
+        "a cancelled continuous receive loses no data: what it took has packets", arguments: [Start.deferred, .eager])
     func cancelUnderLoad(start: Start) throws {
         for _ in 0..<20 {
             let (port, socket, peer) = try connected(.unix)

@@ -10,7 +10,9 @@ struct IOHandleTests {
         fcntl(descriptor.rawValue, F_GETFL) & O_NONBLOCK != 0
     }
 
-    @Test("an adopted descriptor works whether it was non-blocking or not, and is released as it was", arguments: [false, true], bothStarts)
+    @Test(
+        "an adopted descriptor works whether it was non-blocking or not, and is released as it was",
+        arguments: [false, true], bothStarts)
     func nonblocking(wasNonblocking: Bool, start: Start) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (reading, writing) = try FileDescriptor.pipe()

@@ -133,7 +133,9 @@ final class ScratchDirectory {
     deinit {
         if let directory = opendir(path.string) {
             while let entry = readdir(directory) {
-                let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: Array($0).prefix { $0 != 0 }, as: UTF8.self) }
+                let name = withUnsafeBytes(of: &entry.pointee.d_name) {
+                    String(decoding: Array($0).prefix { $0 != 0 }, as: UTF8.self)
+                }
                 if name != "." && name != ".." { unlink(path.appending(name).string) }
             }
             _ = closedir(directory)
@@ -183,7 +185,9 @@ enum TestFileSystem: String, CaseIterable, Sendable, CustomTestStringConvertible
     /// A small file system in a file, mounted for this process only: it is detached from the tree at once and lives as
     /// long as the descriptor of its root, so that nothing is left behind however the tests end.
     private static let loopDirectory: FilePath? = {
-        guard geteuid() == 0, let scratch = try? ScratchDirectory(in: TestFileSystem.disk.directory!) else { return nil }
+        guard geteuid() == 0, let scratch = try? ScratchDirectory(in: TestFileSystem.disk.directory!) else {
+            return nil
+        }
         let image = scratch.file("image").string
         let mountPoint = scratch.file("mounted").string
         defer { rmdir(mountPoint) }
@@ -263,7 +267,9 @@ final class Peer {
     }
 
     /// One receive of at most that many bytes. Empty at the end.
-    func receiveSome(_ most: Int = 65536, flags: Int32 = 0, _ location: SourceLocation = #_sourceLocation) throws -> [UInt8] {
+    func receiveSome(_ most: Int = 65536, flags: Int32 = 0, _ location: SourceLocation = #_sourceLocation) throws
+        -> [UInt8]
+    {
         var room = [UInt8](repeating: 0, count: most)
         while true {
             let count = recv(descriptor, &room, most, flags)
@@ -373,11 +379,13 @@ final class SideThread<Value: Sendable> {
     init(_ body: @escaping @Sendable () throws -> Value) {
         box = Box(body)
         let argument = Unmanaged.passRetained(box).toOpaque()
-        let code = pthread_create(&thread, nil, { argument in
-            let box = Unmanaged<AnyObject>.fromOpaque(argument!).takeRetainedValue() as! any Runnable
-            box.run()
-            return nil
-        }, argument)
+        let code = pthread_create(
+            &thread, nil,
+            { argument in
+                let box = Unmanaged<AnyObject>.fromOpaque(argument!).takeRetainedValue() as! any Runnable
+                box.run()
+                return nil
+            }, argument)
         precondition(code == 0, "no thread can be made")
     }
 

@@ -38,7 +38,9 @@ private func listening(_ kind: ListenerKind = .tcp4) throws -> (port: Completion
 struct SectionGConnectionTests {
     // MARK: Accepting
 
-    @Test("an accept yields the connection at the listener's key, associated with nothing (g32, g33, g36)", arguments: ListenerKind.allCases, bothStarts)
+    @Test(
+        "an accept yields the connection at the listener's key, associated with nothing (g32, g33, g36)",
+        arguments: ListenerKind.allCases, bothStarts)
     func accept(kind: ListenerKind, start: Start) throws {
         let (port, listener) = try listening(kind)
         let accept = Operation()
@@ -58,7 +60,9 @@ struct SectionGConnectionTests {
         }
     }
 
-    @Test("an accept with first data waits for it, and its bytes are the data's (g33)", arguments: [ListenerKind.tcp4, .tcp6, .unix], bothStarts)
+    @Test(
+        "an accept with first data waits for it, and its bytes are the data's (g33)",
+        arguments: [ListenerKind.tcp4, .tcp6, .unix], bothStarts)
     func acceptFirstData(kind: ListenerKind, start: Start) throws {
         let (port, listener) = try listening(kind)
         let accept = Operation(capacity: 16)
@@ -86,7 +90,9 @@ struct SectionGConnectionTests {
         #expect(packet.acceptedSocket != nil)
     }
 
-    @Test("an accept puts the connection into a socket of the caller's, at the listener's key (g32)", arguments: bothStarts)
+    @Test(
+        "an accept puts the connection into a socket of the caller's, at the listener's key (g32)",
+        arguments: bothStarts)
     func acceptInto(start: Start) throws {
         let (port, listener) = try listening()
         let socket = try Socket(family: .ipv4)
@@ -106,7 +112,9 @@ struct SectionGConnectionTests {
         try port.expect(receive, bytes: 2, key: 236)
     }
 
-    @Test("closing the socket that an accept is for ends the accept, at the listener's key (e30)", arguments: [0..<0, 0..<16])
+    @Test(
+        "closing the socket that an accept is for ends the accept, at the listener's key (e30)",
+        arguments: [0..<0, 0..<16])
     func closeAcceptSocket(firstData: Range<Int>) throws {
         let (port, listener) = try listening()
         let socket = try Socket(family: .ipv4)
@@ -125,11 +133,15 @@ struct SectionGConnectionTests {
         peer?.close()
     }
 
-    @Test("closing or cancelling ends pending accepts, and leaves no connection behind (e28, e23)", arguments: [false, true])
+    @Test(
+        "closing or cancelling ends pending accepts, and leaves no connection behind (e28, e23)",
+        arguments: [false, true])
     func endAccepts(closes: Bool) throws {
         let (port, listener) = try listening()
         let accepts = (0..<4).map { _ in Operation(capacity: 4) }
-        for (index, accept) in accepts.enumerated() { try listener.accept(accept, firstData: index < 2 ? 0..<4 : 0..<0) }
+        for (index, accept) in accepts.enumerated() {
+            try listener.accept(accept, firstData: index < 2 ? 0..<4 : 0..<0)
+        }
         let peer = try connectPeer(to: listener)
         // Whichever accept got it, the rest is pending.
         _ = try port.staysEmpty()
@@ -149,7 +161,9 @@ struct SectionGConnectionTests {
         try expectFailure(.invalidParameter, of: accept, on: port, start) { try socket.accept(accept, start: start) }
     }
 
-    @Test("a continuous accept yields a packet for each connection, and one at its end", arguments: ListenerKind.allCases, bothStarts)
+    @Test(
+        "a continuous accept yields a packet for each connection, and one at its end", arguments: ListenerKind.allCases,
+        bothStarts)
     func acceptContinuously(kind: ListenerKind, start: Start) throws {
         let (port, listener) = try listening(kind)
         let accept = Operation()
@@ -192,7 +206,8 @@ struct SectionGConnectionTests {
                 setrlimit(resource, &limit)
                 for continuous in [false, true] {
                     if continuous { try listener.acceptContinuously(accept) } else { try listener.accept(accept) }
-                    guard let packet = try port.dequeue(timeout: patience), packet.status == .tooManyOpenedFiles, !packet.isMore,
+                    guard let packet = try port.dequeue(timeout: patience), packet.status == .tooManyOpenedFiles,
+                        !packet.isMore,
                         try port.dequeue(timeout: .milliseconds(50)) == nil
                     else { throw CompletionStatus.unsuccessful }
                 }
@@ -226,7 +241,9 @@ struct SectionGConnectionTests {
         #expect(try port.next().status.winsockCode == 10056)
     }
 
-    @Test("a connect with first data sends it, and its bytes are the data's (g41)", arguments: ListenerKind.allCases, bothStarts)
+    @Test(
+        "a connect with first data sends it, and its bytes are the data's (g41)", arguments: ListenerKind.allCases,
+        bothStarts)
     func connectFirstData(kind: ListenerKind, start: Start) throws {
         let (port, listener) = try listening(kind)
         let address = try listener.localAddress()
@@ -242,7 +259,9 @@ struct SectionGConnectionTests {
         #expect(try peer.receiveText(3) == "234")
     }
 
-    @Test("a refused connect is 1225 by packet, and the socket can try again (g42, g43)", arguments: [ListenerKind.tcp4, .tcp6], bothStarts)
+    @Test(
+        "a refused connect is 1225 by packet, and the socket can try again (g42, g43)",
+        arguments: [ListenerKind.tcp4, .tcp6], bothStarts)
     func refused(kind: ListenerKind, start: Start) throws {
         let (port, listener) = try listening(kind)
         let address = try listener.localAddress()
@@ -282,7 +301,8 @@ struct SectionGConnectionTests {
         #expect(CompletionStatus(errnoCode: EHOSTUNREACH, context: .connect).win32Code == 1232)
     }
 
-    @Test("a connect to an address of another family, or to no address, is an error and no crash", arguments: bothStarts)
+    @Test(
+        "a connect to an address of another family, or to no address, is an error and no crash", arguments: bothStarts)
     func wrongAddress(start: Start) throws {
         let port = try CompletionPort(concurrencyLimit: 1)
         let socket = try Socket(family: .unix)
@@ -342,14 +362,18 @@ struct SectionGConnectionTests {
             try socket.disconnect(operation, reuse: true)
             try port.expect(operation, bytes: 0, key: 7)
             #expect(try peer.receiveSome().isEmpty)
-            try expectFailure(.invalidConnection, of: operation, on: port, .eager) { try socket.send(operation, start: .eager) }
+            try expectFailure(.invalidConnection, of: operation, on: port, .eager) {
+                try socket.send(operation, start: .eager)
+            }
             #expect(thrownStatus { try port.associate(socket, key: 8) } == .invalidParameter)
         }
     }
 
     // MARK: Transmitting files
 
-    @Test("a file is sent with head and tail in one packet of all their bytes (g47)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "a file is sent with head and tail in one packet of all their bytes (g47)", arguments: StreamKind.allCases,
+        bothStarts)
     func transmit(kind: StreamKind, start: Start) throws {
         let directory = try ScratchDirectory()
         let source = try File(directory.write(Array("0123456789".utf8)), overlapped: false)  // g49
@@ -363,23 +387,30 @@ struct SectionGConnectionTests {
             #expect(try peer.receiveText(expected.utf8.count) == expected)
         }
         try send("0123456789") { try socket.transmit(transmit, file: source, start: start) }  // g48: all of it
-        try send("<<0123456789>>>") { try socket.transmit(transmit, file: source, head: head, tail: tail, start: start) }
+        try send("<<0123456789>>>") {
+            try socket.transmit(transmit, file: source, head: head, tail: tail, start: start)
+        }
         try send("<<>>>") { try socket.transmit(transmit, file: nil, head: head, tail: tail, start: start) }
         try send("345") { try socket.transmit(transmit, file: source, offset: 3, count: 3, start: start) }
-        try send("89>>>") { try socket.transmit(transmit, file: source, offset: 8, count: 100, tail: tail, start: start) }
+        try send("89>>>") {
+            try socket.transmit(transmit, file: source, offset: 8, count: 100, tail: tail, start: start)
+        }
         try send("<<") { try socket.transmit(transmit, file: source, offset: 100, head: head, start: start) }
         try send("") { try socket.transmit(transmit, file: source, count: 0, start: start) }
         try send("") { try socket.transmit(transmit, file: nil, start: start) }
         #expect(try port.staysEmpty())
         for call in [
-            { try socket.transmit(transmit, file: source, offset: -1) }, { try socket.transmit(transmit, file: source, count: -1) },
+            { try socket.transmit(transmit, file: source, offset: -1) },
+            { try socket.transmit(transmit, file: source, count: -1) },
             { try socket.transmit(transmit, file: source, count: 2_147_483_647) },
         ] { #expect(thrownStatus(call) == .invalidParameter) }
         // The file is the caller's again.
         _ = try source.releaseDescriptor().close()
     }
 
-    @Test("a large file arrives byte for byte, though its handle is closed meanwhile", arguments: TestFileSystem.available)
+    @Test(
+        "a large file arrives byte for byte, though its handle is closed meanwhile", arguments: TestFileSystem.available
+    )
     func transmitLarge(system: TestFileSystem) throws {
         let directory = try ScratchDirectory(in: #require(system.directory))
         let bytes = pattern(16 << 20)
@@ -423,7 +454,9 @@ struct SectionGConnectionTests {
         #expect(try reader.join() == expected)
     }
 
-    @Test("a transmission to a peer that does not read is cancelled, closed or reset, and says how far it came", arguments: ["cancel", "close", "reset"])
+    @Test(
+        "a transmission to a peer that does not read is cancelled, closed or reset, and says how far it came",
+        arguments: ["cancel", "close", "reset"])
     func endTransmission(how: String) throws {
         let directory = try ScratchDirectory()
         let length = 16 << 20

@@ -40,7 +40,9 @@ private struct Datagrams {
 
 @Suite("Section g: datagrams")
 struct SectionGDatagramTests {
-    @Test("a message comes with its sender's address, and can be answered (g55)", arguments: Datagrams.Kind.allCases, bothStarts)
+    @Test(
+        "a message comes with its sender's address, and can be answered (g55)", arguments: Datagrams.Kind.allCases,
+        bothStarts)
     fileprivate func addresses(kind: Datagrams.Kind, start: Start) throws {
         let pair = try Datagrams(kind)
         let receive = Operation(capacity: 100)
@@ -77,7 +79,9 @@ struct SectionGDatagramTests {
         }
     }
 
-    @Test("a message longer than the range fills it with 234 and loses the rest (g51)", arguments: Datagrams.Kind.allCases, bothStarts)
+    @Test(
+        "a message longer than the range fills it with 234 and loses the rest (g51)",
+        arguments: Datagrams.Kind.allCases, bothStarts)
     fileprivate func truncated(kind: Datagrams.Kind, start: Start) throws {
         let pair = try Datagrams(kind)
         let receive = Operation(capacity: 4)
@@ -116,7 +120,8 @@ struct SectionGDatagramTests {
         try pair.port.expect(receive, bytes: 1)
     }
 
-    @Test("an empty receive takes and discards a message with 234 (g54)", arguments: Datagrams.Kind.allCases, bothStarts)
+    @Test(
+        "an empty receive takes and discards a message with 234 (g54)", arguments: Datagrams.Kind.allCases, bothStarts)
     fileprivate func emptyReceive(kind: Datagrams.Kind, start: Start) throws {
         let pair = try Datagrams(kind)
         let receive = Operation(capacity: 10)
@@ -131,7 +136,9 @@ struct SectionGDatagramTests {
         #expect(receive.text(4) == "kept")
     }
 
-    @Test("a port that nobody listens at is 1234 to a pending receive of a connected socket (g52)", arguments: [Datagrams.Kind.udp4, .udp6], bothStarts)
+    @Test(
+        "a port that nobody listens at is 1234 to a pending receive of a connected socket (g52)",
+        arguments: [Datagrams.Kind.udp4, .udp6], bothStarts)
     fileprivate func deadPort(kind: Datagrams.Kind, start: Start) throws {
         let pair = try Datagrams(kind)
         try pair.left.connectAndWait(to: pair.right.localAddress())
@@ -191,7 +198,9 @@ struct SectionGDatagramTests {
         }
     }
 
-    @Test("messages to a full Unix socket wait for room, by address and by connection, and arrive whole", arguments: [false, true])
+    @Test(
+        "messages to a full Unix socket wait for room, by address and by connection, and arrive whole",
+        arguments: [false, true])
     func fullQueue(connects: Bool) throws {
         let pair = try Datagrams(.unix)
         let address = try pair.right.localAddress()
@@ -278,7 +287,9 @@ struct SectionGDatagramTests {
         try pair.right.receiveMessage(receive, control: room, start: start)
         try pair.port.expect(receive, bytes: 1, key: 2)
         #expect(receive.controlLength >= 32)
-        let header = room.withBytes(8..<16) { ($0.loadUnaligned(as: Int32.self), $0.loadUnaligned(fromByteOffset: 4, as: Int32.self)) }
+        let header = room.withBytes(8..<16) {
+            ($0.loadUnaligned(as: Int32.self), $0.loadUnaligned(fromByteOffset: 4, as: Int32.self))
+        }
         #expect(header.0 == SOL_SOCKET && header.1 == SO_TIMESTAMP)
         // Without room for it, the message comes all the same.
         try pair.send("yz")

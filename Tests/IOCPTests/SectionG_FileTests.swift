@@ -29,7 +29,9 @@ private struct OpenFile {
 struct SectionGFileTests {
     // MARK: Offsets
 
-    @Test("a write and a read go to the offset they name and move no file pointer (g1)", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "a write and a read go to the offset they name and move no file pointer (g1)",
+        arguments: TestFileSystem.available, bothStarts)
     func offsets(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system)
         let write = Operation("0123456789")
@@ -111,7 +113,9 @@ struct SectionGFileTests {
 
     // MARK: The end
 
-    @Test("a read at or beyond the end yields a packet 38 of 0 bytes, also when it is started eagerly (g3)", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "a read at or beyond the end yields a packet 38 of 0 bytes, also when it is started eagerly (g3)",
+        arguments: TestFileSystem.available, bothStarts)
     func endOfFile(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system, text: "abc")
         for offset: Int64 in [3, 4, 99_999, 1 << 33] {
@@ -137,7 +141,9 @@ struct SectionGFileTests {
         try open.port.expect(read, .endOfFile)
     }
 
-    @Test("a read across the end is short and leaves the rest of the buffer alone (g4)", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "a read across the end is short and leaves the rest of the buffer alone (g4)",
+        arguments: TestFileSystem.available, bothStarts)
     func acrossTheEnd(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system, text: "0123456789end")
         let read = Operation(capacity: 100)
@@ -162,7 +168,9 @@ struct SectionGFileTests {
 
     // MARK: Nothing, too much, and several
 
-    @Test("reads and writes of 0 bytes succeed with a packet, also at the end (g5, g10)", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "reads and writes of 0 bytes succeed with a packet, also at the end (g5, g10)",
+        arguments: TestFileSystem.available, bothStarts)
     func zeroBytes(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system, text: "abc")
         let operation = Operation(capacity: 8)
@@ -179,7 +187,9 @@ struct SectionGFileTests {
         #expect(try open.directory.read() == Array("abc".utf8))
     }
 
-    @Test("several buffers are written as one and filled in order, short at the end (g9)", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "several buffers are written as one and filled in order, short at the end (g9)",
+        arguments: TestFileSystem.available, bothStarts)
     func vectored(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system)
         let operation = Operation()
@@ -228,7 +238,9 @@ struct SectionGFileTests {
         #expect(try port.staysEmpty())
     }
 
-    @Test("a read longer than one request can be is read to its end (f.read)", .enabled(if: TestFileSystem.memory.directory != nil, "needs a tmpfs for a sparse file without pages"))
+    @Test(
+        "a read longer than one request can be is read to its end (f.read)",
+        .enabled(if: TestFileSystem.memory.directory != nil, "needs a tmpfs for a sparse file without pages"))
     func longRead() throws {
         let length = 0x8000_0000 + 12_345
         let open = try OpenFile(on: .memory)
@@ -269,7 +281,9 @@ struct SectionGFileTests {
 
     // MARK: Past the page cache
 
-    @Test("aligned reads and writes go past the page cache; unaligned ones are refused with 87, or served", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "aligned reads and writes go past the page cache; unaligned ones are refused with 87, or served",
+        arguments: TestFileSystem.available, bothStarts)
     func direct(system: TestFileSystem, start: Start) throws {
         let bytes = pattern(64 * 1024)
         let open: OpenFile
@@ -306,7 +320,9 @@ struct SectionGFileTests {
 
     // MARK: What moves no data
 
-    @Test("synchronizing, all or data only, ends with a packet of 0 bytes", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "synchronizing, all or data only, ends with a packet of 0 bytes", arguments: TestFileSystem.available,
+        bothStarts)
     func synchronize(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system, text: "abc")
         let operation = Operation()
@@ -316,7 +332,8 @@ struct SectionGFileTests {
         try open.port.expect(operation, bytes: 0)
     }
 
-    @Test("allocating lengthens a file, or keeps its length if asked to", arguments: TestFileSystem.available, bothStarts)
+    @Test(
+        "allocating lengthens a file, or keeps its length if asked to", arguments: TestFileSystem.available, bothStarts)
     func allocate(system: TestFileSystem, start: Start) throws {
         let open = try OpenFile(on: system, text: "abc")
         let operation = Operation()
@@ -329,7 +346,9 @@ struct SectionGFileTests {
         #expect(try open.directory.read().prefix(4) == [97, 98, 99, 0])
     }
 
-    @Test("truncating cuts and lengthens a file, by the kernel's request or without one", arguments: bothStarts, [true, false])
+    @Test(
+        "truncating cuts and lengthens a file, by the kernel's request or without one", arguments: bothStarts,
+        [true, false])
     func truncate(start: Start, byRequest: Bool) throws {
         for system in TestFileSystem.available {
             let open = try OpenFile(on: system, text: "0123456789")
@@ -348,7 +367,9 @@ struct SectionGFileTests {
 
     // MARK: Errors
 
-    @Test("a write on a read-only handle and a read on a write-only one are access denied (f.write.on-read-only-handle)", arguments: bothStarts)
+    @Test(
+        "a write on a read-only handle and a read on a write-only one are access denied (f.write.on-read-only-handle)",
+        arguments: bothStarts)
     func accessModes(start: Start) throws {
         let directory = try ScratchDirectory()
         let path = try directory.write(Array("abc".utf8))
@@ -394,7 +415,9 @@ struct SectionGFileTests {
         try open.port.expect(empty, bytes: 3)
     }
 
-    @Test("negative and overflowing offsets, and ranges outside of the buffer, are 87 and queue nothing", arguments: bothStarts)
+    @Test(
+        "negative and overflowing offsets, and ranges outside of the buffer, are 87 and queue nothing",
+        arguments: bothStarts)
     func badArguments(start: Start) throws {
         let open = try OpenFile(text: "abc")
         let operation = Operation(capacity: 4)
@@ -473,7 +496,9 @@ struct SectionGFileTests {
         #expect(thrownStatus { try File(directory.file("missing")) } == .objectNameNotFound)
         #expect(thrownStatus { try File(directory.path, .writeOnly) } == .fileIsADirectory)
         try directory.write([])
-        #expect(thrownStatus { try File(directory.file(), .readWrite, options: [.create, .exclusiveCreate]) } == .objectNameCollision)
+        #expect(
+            thrownStatus { try File(directory.file(), .readWrite, options: [.create, .exclusiveCreate]) }
+                == .objectNameCollision)
     }
 
     // MARK: Immediate outcomes
@@ -506,7 +531,9 @@ struct SectionGFileTests {
         #expect(thrownStatus { try port.associate(file, key: 0) } == .invalidParameter)
     }
 
-    @Test("the tests of files run on a file system of their own", .enabled(if: TestFileSystem.loop.directory != nil, "needs root, mkfs.ext4, and a free loop device"))
+    @Test(
+        "the tests of files run on a file system of their own",
+        .enabled(if: TestFileSystem.loop.directory != nil, "needs root, mkfs.ext4, and a free loop device"))
     func loopIsAnotherFileSystem() throws {
         var here = stat()
         var there = stat()

@@ -17,7 +17,9 @@ private func pipe(duplex: Bool = false) throws -> (port: CompletionPort, reading
 struct SectionGPipeTests {
     // MARK: Reading and writing
 
-    @Test("a pending read gets what is written, and a write of what fits ends at once (e4)", arguments: [false, true], bothStarts)
+    @Test(
+        "a pending read gets what is written, and a write of what fits ends at once (e4)", arguments: [false, true],
+        bothStarts)
     func readAndWrite(duplex: Bool, start: Start) throws {
         let (port, reading, writing) = try pipe(duplex: duplex)
         let read = Operation(capacity: 100)
@@ -75,7 +77,8 @@ struct SectionGPipeTests {
     func vectored(duplex: Bool, start: Start) throws {
         let (port, reading, writing) = try pipe(duplex: duplex)
         let write = Operation()
-        try writing.write(write, from: [IOBuffer(text: "ab"), IOBuffer(text: "cde"), IOBuffer(text: "f")], start: start)
+        try writing.write(
+            write, from: [IOBuffer(text: "ab"), IOBuffer(text: "cde"), IOBuffer(text: "f")], start: start)
         try port.expect(write, bytes: 6)
         let buffers = [IOBuffer(capacity: 4), IOBuffer(capacity: 10)]
         let read = Operation()
@@ -84,7 +87,9 @@ struct SectionGPipeTests {
         #expect(buffers[0].string(in: 0..<4) == "abcd" && buffers[1].string(in: 0..<2) == "ef")
     }
 
-    @Test("several pending reads complete in the order of their start, and cancelling one leaves the other (e26b)", arguments: [false, true])
+    @Test(
+        "several pending reads complete in the order of their start, and cancelling one leaves the other (e26b)",
+        arguments: [false, true])
     func pendingReadsInOrder(duplex: Bool) throws {
         let (port, reading, writing) = try pipe(duplex: duplex)
         let reads = (0..<3).map { _ in Operation(capacity: 4) }
@@ -138,7 +143,9 @@ struct SectionGPipeTests {
 
     // MARK: Nothing
 
-    @Test("an empty pending read completes when there is something to read, and takes none of it (g18)", arguments: [false, true], bothStarts)
+    @Test(
+        "an empty pending read completes when there is something to read, and takes none of it (g18)",
+        arguments: [false, true], bothStarts)
     func emptyRead(duplex: Bool, start: Start) throws {
         let (port, reading, writing) = try pipe(duplex: duplex)
         let empty = Operation(capacity: 4)
@@ -232,7 +239,9 @@ struct SectionGPipeTests {
         #expect(CompletionStatus.pipeClosing.win32Code == 232)
     }
 
-    @Test("a write that is under way ends with 232 when the readers go, and says how far it came (g14, e7)", arguments: [false, true])
+    @Test(
+        "a write that is under way ends with 232 when the readers go, and says how far it came (g14, e7)",
+        arguments: [false, true])
     func brokenWhileWriting(duplex: Bool) throws {
         let (port, reading, writing) = try pipe(duplex: duplex)
         let write = Operation(capacity: 2_000_000)
@@ -283,7 +292,8 @@ struct SectionGPipeTests {
                 func mustFail(_ handle: IOHandle, _ start: (IOCP.Operation) throws -> Void) throws {
                     let operation = Operation("lost")
                     try start(operation)
-                    guard let packet = try port.dequeue(timeout: patience), packet.operation === operation, !packet.isSuccess
+                    guard let packet = try port.dequeue(timeout: patience), packet.operation === operation,
+                        !packet.isSuccess
                     else { throw CompletionStatus.unsuccessful }
                 }
                 // Sockets first: making a pipe ignores the signal for the whole process.
@@ -317,7 +327,9 @@ struct SectionGPipeTests {
 
     // MARK: FIFOs
 
-    @Test("a FIFO is read by path: waits for its first writer, ends with 109 after the last, and serves the next (g13, g15)", arguments: bothStarts)
+    @Test(
+        "a FIFO is read by path: waits for its first writer, ends with 109 after the last, and serves the next (g13, g15)",
+        arguments: bothStarts)
     func fifo(start: Start) throws {
         let directory = try ScratchDirectory()
         let path = directory.file("fifo")
@@ -418,10 +430,13 @@ struct SectionGPipeTests {
 
     private static func slotAddress(_ abstract: Bool, _ directory: ScratchDirectory) throws -> SocketAddress {
         abstract
-            ? try .abstract("iocp-test-\(directory.path.lastComponent!.string)") : try .unix(path: directory.file("slot"))
+            ? try .abstract("iocp-test-\(directory.path.lastComponent!.string)")
+            : try .unix(path: directory.file("slot"))
     }
 
-    @Test("a mail slot has a message for each read, on a path and under an abstract name", arguments: [false, true], bothStarts)
+    @Test(
+        "a mail slot has a message for each read, on a path and under an abstract name", arguments: [false, true],
+        bothStarts)
     func mailSlot(abstract: Bool, start: Start) throws {
         let directory = try ScratchDirectory()
         let address = try Self.slotAddress(abstract, directory)

@@ -35,7 +35,9 @@ struct SectionGStreamSocketTests {
         #expect(try port.staysEmpty())
     }
 
-    @Test("sends are gathered and receives scattered (s.send.gather, s.recv.scatter)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "sends are gathered and receives scattered (s.send.gather, s.recv.scatter)", arguments: StreamKind.allCases,
+        bothStarts)
     func vectored(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let operation = Operation()
@@ -50,7 +52,9 @@ struct SectionGStreamSocketTests {
         #expect(thrownStatus { try socket.receive(operation, into: [IOBuffer](), start: start) } == .invalidParameter)
     }
 
-    @Test("reading and writing a socket as a file receives and sends (s.readfile, s.writefile)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "reading and writing a socket as a file receives and sends (s.readfile, s.writefile)",
+        arguments: StreamKind.allCases, bothStarts)
     func asFile(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let read = Operation(capacity: 10)
@@ -79,7 +83,9 @@ struct SectionGStreamSocketTests {
         try port.expect(send, bytes: 0)
     }
 
-    @Test("a send of 8 MiB completes once, in full, in order (g27, s.send.8MiB)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "a send of 8 MiB completes once, in full, in order (g27, s.send.8MiB)", arguments: StreamKind.allCases,
+        bothStarts)
     func largeSend(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let bytes = pattern(8 << 20)
@@ -95,7 +101,9 @@ struct SectionGStreamSocketTests {
     func largeGatheredSend(kind: StreamKind) throws {
         let (port, socket, peer) = try connected(kind)
         let bytes = pattern(5_000_000)
-        let parts = stride(from: 0, to: bytes.count, by: 333_333).map { IOBuffer(Array(bytes[$0..<min($0 + 333_333, bytes.count)])) }
+        let parts = stride(from: 0, to: bytes.count, by: 333_333).map {
+            IOBuffer(Array(bytes[$0..<min($0 + 333_333, bytes.count)]))
+        }
         let send = Operation()
         try socket.send(send, from: parts)
         try port.flush()
@@ -104,7 +112,9 @@ struct SectionGStreamSocketTests {
         try port.expect(send, bytes: bytes.count)
     }
 
-    @Test("sends that are started together leave in the order of their starts and are not mixed (g27)", arguments: StreamKind.allCases)
+    @Test(
+        "sends that are started together leave in the order of their starts and are not mixed (g27)",
+        arguments: StreamKind.allCases)
     func sendsInOrder(kind: StreamKind) throws {
         let (port, socket, peer) = try connected(kind)
         let count = 20
@@ -122,7 +132,9 @@ struct SectionGStreamSocketTests {
 
     // MARK: Nothing
 
-    @Test("an empty receive completes when something is there, takes nothing, and the next receive gets it (g28)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "an empty receive completes when something is there, takes nothing, and the next receive gets it (g28)",
+        arguments: StreamKind.allCases, bothStarts)
     func emptyReceive(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let empty = Operation(capacity: 10)
@@ -143,7 +155,9 @@ struct SectionGStreamSocketTests {
 
     // MARK: Several
 
-    @Test("two pending receives are filled in the order of their starts (g26)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "two pending receives are filled in the order of their starts (g26)", arguments: StreamKind.allCases, bothStarts
+    )
     func twoPending(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let first = Operation(capacity: 3)
@@ -157,7 +171,9 @@ struct SectionGStreamSocketTests {
         #expect(first.text(3) == "abc" && second.text(3) == "def")
     }
 
-    @Test("one send completes one of two pending receives, the next send the other (s.recv.two-pending-one-send)", arguments: StreamKind.allCases)
+    @Test(
+        "one send completes one of two pending receives, the next send the other (s.recv.two-pending-one-send)",
+        arguments: StreamKind.allCases)
     func twoPendingOneSend(kind: StreamKind) throws {
         let (port, socket, peer) = try connected(kind)
         let first = Operation(capacity: 100)
@@ -172,7 +188,9 @@ struct SectionGStreamSocketTests {
         try port.expect(second, bytes: 1)
     }
 
-    @Test("many pending receives are filled in order, whichever are cancelled (g26, e26b)", arguments: StreamKind.allCases)
+    @Test(
+        "many pending receives are filled in order, whichever are cancelled (g26, e26b)", arguments: StreamKind.allCases
+    )
     func manyPending(kind: StreamKind) throws {
         let (port, socket, peer) = try connected(kind)
         let receives = (0..<60).map { _ in Operation(capacity: 2) }
@@ -191,7 +209,9 @@ struct SectionGStreamSocketTests {
         #expect(try port.staysEmpty())
     }
 
-    @Test("waitAll completes when the range is full, or at the end with what there is (s.recv.waitall)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "waitAll completes when the range is full, or at the end with what there is (s.recv.waitall)",
+        arguments: StreamKind.allCases, bothStarts)
     func waitAll(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let receive = Operation(capacity: 6)
@@ -221,7 +241,9 @@ struct SectionGStreamSocketTests {
 
     // MARK: The end
 
-    @Test("a graceful end is a success of 0 bytes, again and again, and the other direction goes on (g22)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "a graceful end is a success of 0 bytes, again and again, and the other direction goes on (g22)",
+        arguments: StreamKind.allCases, bothStarts)
     func halfClose(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let receive = Operation(capacity: 10)
@@ -239,7 +261,9 @@ struct SectionGStreamSocketTests {
         #expect(try peer.receiveText(5) == "still")
     }
 
-    @Test("what came before the end is received first (s.recv.data-then-close)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "what came before the end is received first (s.recv.data-then-close)", arguments: StreamKind.allCases,
+        bothStarts)
     func dataThenClose(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         try peer.send("bye")
@@ -253,7 +277,8 @@ struct SectionGStreamSocketTests {
 
     // MARK: Resets
 
-    @Test("a reset ends a pending receive with 64, 10054 to Winsock, and 0 bytes (g23)", arguments: tcpKinds, bothStarts)
+    @Test(
+        "a reset ends a pending receive with 64, 10054 to Winsock, and 0 bytes (g23)", arguments: tcpKinds, bothStarts)
     func resetWhilePending(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind, key: 3)
         let receive = Operation(capacity: 10)
@@ -312,7 +337,9 @@ struct SectionGStreamSocketTests {
 
     // MARK: Wrong states
 
-    @Test("what this side has shut down is 10058 (s.send.after-local-shutdown)", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "what this side has shut down is 10058 (s.send.after-local-shutdown)", arguments: StreamKind.allCases,
+        bothStarts)
     func localShutdown(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         defer { peer.close() }
@@ -320,12 +347,16 @@ struct SectionGStreamSocketTests {
         try socket.shutdown(.sending)
         #expect(try port.staysEmpty())  // g30
         #expect(CompletionStatus.sendAfterShutdown.winsockCode == 10058)
-        try expectFailure(.sendAfterShutdown, of: operation, on: port, start) { try socket.send(operation, start: start) }
+        try expectFailure(.sendAfterShutdown, of: operation, on: port, start) {
+            try socket.send(operation, start: start)
+        }
         try expectFailure(.sendAfterShutdown, of: operation, on: port, start) {
             try socket.send(operation, from: [IOBuffer(capacity: 2)], start: start)
         }
         try socket.shutdown(.receiving)
-        try expectFailure(.sendAfterShutdown, of: operation, on: port, start) { try socket.receive(operation, start: start) }
+        try expectFailure(.sendAfterShutdown, of: operation, on: port, start) {
+            try socket.receive(operation, start: start)
+        }
     }
 
     @Test("a socket that is not connected is 10057 (g25)", arguments: bothStarts)
@@ -336,8 +367,12 @@ struct SectionGStreamSocketTests {
             let socket = try Socket(family: family)
             try port.associate(socket, key: 5)
             let operation = Operation("x")
-            try expectFailure(.invalidConnection, of: operation, on: port, start) { try socket.receive(operation, start: start) }
-            try expectFailure(.invalidConnection, of: operation, on: port, start) { try socket.send(operation, start: start) }
+            try expectFailure(.invalidConnection, of: operation, on: port, start) {
+                try socket.receive(operation, start: start)
+            }
+            try expectFailure(.invalidConnection, of: operation, on: port, start) {
+                try socket.send(operation, start: start)
+            }
         }
     }
 
@@ -367,7 +402,9 @@ struct SectionGStreamSocketTests {
         #expect(try port.staysEmpty())
     }
 
-    @Test("a shutdown operation ends one direction after the sends before it, and has one packet", arguments: StreamKind.allCases, bothStarts)
+    @Test(
+        "a shutdown operation ends one direction after the sends before it, and has one packet",
+        arguments: StreamKind.allCases, bothStarts)
     func shutdownOperation(kind: StreamKind, start: Start) throws {
         let (port, socket, peer) = try connected(kind)
         let bytes = pattern(4 << 20)
@@ -421,7 +458,9 @@ struct SectionGStreamSocketTests {
             try left.send(send)
         }
         let peer = Sending(Peer(try right.releaseDescriptor().rawValue))
-        let reader = SideThread { try (0..<count).map { _ in try peer.value.receiveSome().map(Int.init).reduce(0, +) / 4096 } }
+        let reader = SideThread {
+            try (0..<count).map { _ in try peer.value.receiveSome().map(Int.init).reduce(0, +) / 4096 }
+        }
         for _ in 0..<count { #expect(try port.next().bytes == 4096) }
         #expect(try reader.join() == (0..<count).map { $0 % 256 })
     }

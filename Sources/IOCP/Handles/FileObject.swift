@@ -375,6 +375,15 @@ public enum HandleKind: UInt8, Sendable {
         return given
     }
 
+    /// Makes a system call on the descriptor that does not block, while nobody can close it: its number may be another
+    /// file's a moment later. `call` returns a negative number on failure. Returns 0 or the errno.
+    func onDescriptor(_ call: (Int32) -> Int32) throws(PortError) -> Int32 {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed, descriptor >= 0 else { throw .handleClosed }
+        return call(descriptor) < 0 ? errno : 0
+    }
+
     /// Closes the descriptor, at most once.
     func closeDescriptor() {
         lock.lock()

@@ -39,6 +39,7 @@ public final class Pipe: IOHandle, @unchecked Sendable {
 
     /// Opens a FIFO without waiting for its other end.
     ///
+    /// A read waits for the first writer, and ends with ``CompletionStatus/pipeBroken`` once the last one has gone.
     /// - Parameter mode: to write needs a reader to be there, else ``CompletionStatus/deviceNotReady``; to read and
     ///   write never ends, since the handle is a writer itself.
     public convenience init(fifo path: FilePath, _ mode: FileDescriptor.AccessMode) throws(PortError) {

@@ -18,7 +18,8 @@ extension IOHandle {
     ///
     /// Ends with the bytes read, fewer than asked for at the end of a file; at or beyond it with
     /// ``CompletionStatus/endOfFile`` (38, g3); on a pipe whose writers are gone with ``CompletionStatus/pipeBroken``
-    /// (109, g15). On a stream socket it is a receive, and its graceful end is a success of 0 bytes (g22).
+    /// (109, g15). Reads of one pipe, device or socket are filled in the order of their starts (g26). On a stream socket
+    /// it is a receive, and its graceful end is a success of 0 bytes (g22).
     ///
     /// - Parameters:
     ///   - operation: idle; in flight until its packet.

@@ -220,12 +220,16 @@ enum Engine {
     /// Turns completions of a slot's ring into packets. Returns how many were written.
     ///
     /// Holds the slot's lock from the first look to the last write, so that two harvesters keep the ring's order. The
-    /// caller holds the port's lock, or leases the slot and takes the packets itself.
+    /// caller holds the port's lock, or leases the slot and takes the packets itself, `directly`: then it gets none if
+    /// others have harvested the ring, whose packets are older and may be on their way to the port's queue only now.
     static func harvest(
-        _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, _ me: IOThread
+        _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, directly: Bool = false, _ me: IOThread
     ) -> Int {
         slot.lock.lock()
-        slot.harvests.store(slot.harvests.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+        if directly && slot.isDiverted {
+            slot.lock.unlock()
+            return 0
+        }
         let isMine = slot.owner.load(ordering: .relaxed) == me.serial
         var produced = 0
         var consumed: UInt32 = 0
@@ -247,6 +251,7 @@ enum Engine {
             if unsafe complete(completion, slot, me, out + produced, &pushed) { produced += 1 }
         }
         if consumed > 0 { slot.advance(by: consumed) }
+        if produced > 0 && !isMine { slot.isDiverted = true }
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
         // The leaseholder submits what follows with its next entry; the observer does if none comes soon.

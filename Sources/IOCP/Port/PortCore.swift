@@ -386,15 +386,17 @@ internal import Synchronization
     /// The observer's look at a slot. Returns whether it still needs an observer.
     func observe(_ slot: Slot, _ me: IOThread) -> Bool {
         lock.lock()
-        let isLeased = slot.owner.load(ordering: .relaxed) != 0
-        if !isLeased {
+        // Leased, but its thread has not entered the kernel for ticks: its operations go on without it.
+        let isLeftAlone = slot.owner.load(ordering: .relaxed) != 0 && slot.isLeftAlone && !slot.isWatched
+        if isLeftAlone || slot.owner.load(ordering: .relaxed) == 0 {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
         unlockAndWake()
         slot.submit()
         me.buryDead()
-        return slot.owner.load(ordering: .sequentiallyConsistent) == 0
+        if isLeftAlone { slot.leaveAlone() }
+        return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
             && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
     }
 
@@ -421,35 +423,35 @@ internal import Synchronization
     }
 
     /// The observer's tick: entries that a busy thread left unsubmitted since the last tick, and completions that wait
-    /// behind a busy thread while another could take them, or that it has not looked at since the last tick: somebody
-    /// may wait for the event, and the next step of an operation of several must follow whatever the thread does.
-    /// Returns whether there is anything to tick for.
+    /// behind a busy thread while another could take them. A ring whose thread stays away is waited for from then on, as
+    /// if nobody leased it. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
         for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
-            let unsubmitted = slot.submitter.unsubmitted
-            if unsubmitted > 0 || slot.hasBacklog {
+            let entries = slot.entries.load(ordering: .relaxed)
+            let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
+            if slot.submitter.unsubmitted > 0 || slot.hasBacklog {
                 busy = true
-                let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
+                if isAway { slot.relieve() }
             }
             // A thread that sleeps in the ring sees its completions by itself.
             if slot.isWatched { continue }
-            if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
+            if slot.inFlight.load(ordering: .relaxed) > 0 {
+                if !isAway {
+                    busy = true
+                } else if !slot.isLeftAlone {
+                    slot.leaveAlone()
+                    Observer.shared.arm(slot)
+                }
+            }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
-            let harvests = slot.harvests.load(ordering: .relaxed)
-            let isNeglected = slot.harvestsAtLastTick.exchange(harvests, ordering: .relaxed) == harvests
-            guard mayRun || isNeglected || watchers.load(ordering: .relaxed) > 0 else { continue }
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.hasCompletions {
                 lock.lock()
-                if !isClosed { absorb(slot, me, atMost: isNeglected ? .max : 1) }
+                if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
                 unlockAndWake()
-                // This look is not the thread's own.
-                if isNeglected {
-                    slot.harvestsAtLastTick.store(slot.harvests.load(ordering: .relaxed), ordering: .relaxed)
-                }
             }
         }
         me.buryDead()
@@ -498,7 +500,7 @@ internal import Synchronization
         var total = 0
         while total < out.count {
             let room = min(out.count - total, IOThread.scratchCapacity)
-            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: room, me)
+            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: room, directly: true, me)
             for index in 0..<count {
                 unsafe (out.baseAddress! + total + index).initialize(to: Packet(me.scratch[index]))
             }
@@ -585,6 +587,8 @@ internal import Synchronization
     private func collect(_ me: IOThread, atMost most: Int) {
         if let own = unsafe me.leasedReference {
             unsafe own._withUnsafeGuaranteedRef {
+                // What others took from the ring is in the queue by now.
+                $0.isDiverted = false
                 if $0.hasCompletions { gather($0, me, atMost: most) }
             }
         }

@@ -38,10 +38,8 @@ internal import Synchronization
     let entries = Atomic<UInt32>(0)
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
-    /// How often completions were taken out, under `lock`: the observer sees by it whether they are neglected.
-    let harvests = Atomic<UInt32>(0)
-    /// `harvests` at the observer's last tick.
-    let harvestsAtLastTick = Atomic<UInt32>(0)
+    /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
+    private let entriesWhenLeft = Atomic<UInt64>(.max)
 
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
@@ -51,6 +49,9 @@ internal import Synchronization
         @inline(__always) _read { yield guardedRing.value }
         @inline(__always) _modify { yield &guardedRing.value }
     }
+    /// Whether somebody else than the leaseholder has taken packets from the ring since the leaseholder last held the
+    /// port's lock. Set under both locks, cleared under the port's by the leaseholder, who reads it under the slot's.
+    var isDiverted = false
     private var backlogFirst: OperationRecord.Pointer?
     /// Records in the backlog. Written under `lock`, for looks without it.
     private let backlogCount = Atomic<Int>(0)
@@ -215,6 +216,13 @@ internal import Synchronization
         overflows.add(1, ordering: .relaxed)
         _ = submitter.enter(submit: 0, minimumCompletions: 0, flags: [.getEvents])
         return submitter.completionsReady > 0
+    }
+
+    /// Whether the observer waits for the ring, its thread having stayed away since.
+    var isLeftAlone: Bool { entriesWhenLeft.load(ordering: .relaxed) == UInt64(entries.load(ordering: .relaxed)) }
+
+    func leaveAlone() {
+        entriesWhenLeft.store(UInt64(entries.load(ordering: .relaxed)), ordering: .relaxed)
     }
 
     @inline(__always)
