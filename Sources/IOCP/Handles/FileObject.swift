@@ -308,7 +308,7 @@ public enum HandleKind: UInt8, Sendable {
             drained: false)
     }
 
-    /// The pending operations that `wanted` accepts, each kept alive by the result.
+    /// The pending operations that `wanted` accepts, oldest first, each kept alive by the result.
     func pendingOperations(where wanted: (OperationRecord.Pointer) -> Bool) -> [Operation] {
         lock.lock()
         defer { lock.unlock() }
@@ -320,7 +320,7 @@ public enum HandleKind: UInt8, Sendable {
             }
             unsafe next = record.pointee.next
         }
-        return found
+        return found.reversed()
     }
 
     var hasPending: Bool {
