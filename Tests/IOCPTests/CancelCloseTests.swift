@@ -6,6 +6,9 @@ import Testing
 
 @Suite("Section e: cancelling, closing, threads that exit")
 struct CancelCloseTests {
+    /// F_GETPIPE_SZ, which the Glibc module leaves out.
+    private let pipeCapacityCommand: Int32 = 1032
+
     // MARK: Cancel
 
     @Test("a cancelled operation ends with 995, no bytes, its key and itself (e23, test 86)", arguments: bothStarts)
@@ -123,7 +126,7 @@ struct CancelCloseTests {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (reading, writing) = try Pipe.make()
         try port.associate(writing, key: 1)
-        let capacity = Int(fcntl(writing.file.descriptor, 1032 /* F_GETPIPE_SZ */))
+        let capacity = Int(fcntl(writing.file.descriptor, pipeCapacityCommand))
         writeRaw(String(repeating: "x", count: capacity), to: writing)
         let operation = IOCP.Operation("must not be seen")
         #expect(try writing.write(operation, start: .eager) == .pending)
@@ -572,7 +575,7 @@ struct CancelCloseTests {
         let port = try CompletionPort(concurrencyLimit: 1)
         let (reading, writing) = try Pipe.make()
         try port.associate(writing, key: 1)
-        let capacity = Int(fcntl(writing.file.descriptor, 1032 /* F_GETPIPE_SZ */))
+        let capacity = Int(fcntl(writing.file.descriptor, pipeCapacityCommand))
         writeRaw(String(repeating: "x", count: capacity), to: writing)
         let operation = IOCP.Operation("the rest")
         let (left, right) = try Socket.pair()
