@@ -198,12 +198,7 @@ struct SectionGConnectionTests {
                 let (port, listener) = try listening()
                 let peer = try connectPeer(to: listener)
                 let accept = Operation()
-                var limit = rlimit(rlim_cur: 0, rlim_max: 0)
-                let resource = __rlimit_resource_t(7)  // RLIMIT_NOFILE
-                getrlimit(resource, &limit)
-                let before = limit
-                limit.rlim_cur = rlim_t(dup(0))
-                setrlimit(resource, &limit)
+                let held = holdDescriptors()
                 for continuous in [false, true] {
                     if continuous { try listener.acceptContinuously(accept) } else { try listener.accept(accept) }
                     guard let packet = try port.dequeue(timeout: patience), packet.status == .tooManyOpenedFiles,
@@ -211,8 +206,7 @@ struct SectionGConnectionTests {
                         try port.dequeue(timeout: .milliseconds(50)) == nil
                     else { throw CompletionStatus.unsuccessful }
                 }
-                limit = before
-                setrlimit(resource, &limit)
+                for descriptor in held { close(descriptor) }
                 // The connection has waited.
                 try listener.accept(accept)
                 guard let packet = try port.dequeue(timeout: patience), packet.acceptedSocket != nil else {
