@@ -56,7 +56,7 @@ func staysTrue(for milliseconds: Int64 = 100, _ condition: () throws -> Bool) re
 
 /// The result of a step that another thread performs.
 final class Ticket<Value: Sendable>: Sendable {
-    private let result = Mutex<Result<Value, any Error>?>(nil)
+    private let result = Protected<Result<Value, any Error>?>(nil)
 
     func fulfil(_ outcome: Result<Value, any Error>) { result.withLock { $0 = outcome } }
 
@@ -77,7 +77,7 @@ final class Ticket<Value: Sendable>: Sendable {
         var isJoined = false
     }
 
-    private let script = Mutex(Script())
+    private let script = Protected(Script())
     private nonisolated(unsafe) let handle: UnsafeMutablePointer<pthread_t>
 
     init() {

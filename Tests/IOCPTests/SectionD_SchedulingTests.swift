@@ -516,6 +516,27 @@ struct SectionDSchedulingTests {
         }
     }
 
+    @Test("an operation behind a busy thread completes: its event is set, though nobody may take its packet (d6, e2)")
+    func eventBehindABusyThread() throws {
+        try withPort(limit: 1, threads: 2) { port, threads in
+            let (reader, writer) = try Socket.pair()
+            try port.associate(reader, key: 9)
+            let event = CompletionEvent()
+            let operation = IOCP.Operation(capacity: 16)
+            try operation.signal(event)
+            try threads[0].perform {
+                _ = try port.dequeue(timeout: .zero)
+                try reader.receive(operation)
+            }
+            let idle = threads[1].waits(on: port)
+            usleep(200_000)
+            writeRaw("hello", to: writer)
+            #expect(try event.wait(timeout: patience))
+            #expect(operation.status == .success && !idle.isDone)
+            #expect(try port.depth() == 1)
+        }
+    }
+
     @Test("operations that a thread deferred before it computes or blocks are started all the same (d7)")
     func deferredOperationsDoNotStrand() throws {
         let event = CompletionEvent()

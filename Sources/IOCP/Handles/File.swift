@@ -46,9 +46,8 @@ public final class File: IOHandle, @unchecked Sendable {
     /// The file's length in bytes, now.
     public func length() throws(PortError) -> Int64 {
         var info = stat()
-        guard unsafe fstat(try opened().descriptor, &info) == 0 else {
-            throw .system(errno, "the file's length cannot be read")
-        }
+        let code = try opened().onDescriptor { unsafe fstat($0, &info) }
+        guard code == 0 else { throw .system(code, "the file's length cannot be read") }
         return Int64(info.st_size)
     }
 }

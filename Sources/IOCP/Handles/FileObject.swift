@@ -320,7 +320,7 @@ public enum HandleKind: UInt8, Sendable {
             drained: false)
     }
 
-    /// The pending operations that `wanted` accepts, each kept alive by the result.
+    /// The pending operations that `wanted` accepts, oldest first, each kept alive by the result.
     func pendingOperations(where wanted: (OperationRecord.Pointer) -> Bool) -> [Operation] {
         lock.lock()
         defer { lock.unlock() }
@@ -333,8 +333,7 @@ public enum HandleKind: UInt8, Sendable {
             unsafe next = record.pointee.next
         }
         // In the order of their starts, so that their packets come in it too.
-        found.reverse()
-        return found
+        return found.reversed()
     }
 
     var hasPending: Bool {
@@ -387,6 +386,15 @@ public enum HandleKind: UInt8, Sendable {
         descriptor = -1
         if restoresNonblocking { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
         return given
+    }
+
+    /// Makes a system call on the descriptor that does not block, while nobody can close it: its number may be another
+    /// file's a moment later. `call` returns a negative number on failure. Returns 0 or the errno.
+    func onDescriptor(_ call: (Int32) -> Int32) throws(PortError) -> Int32 {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !closed, descriptor >= 0 else { throw .handleClosed }
+        return call(descriptor) < 0 ? errno : 0
     }
 
     /// Closes the descriptor, at most once.

@@ -52,10 +52,13 @@ public final class MailSlot: IOHandle, @unchecked Sendable {
     ///
     /// The corresponding Win32 function is `GetMailslotInfo`.
     public func nextMessageLength() throws(PortError) -> Int? {
-        let descriptor = try opened().descriptor
-        let length = recv(descriptor, nil, 0, Int32(MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT))
-        if length >= 0 { return length }
-        if errno == EAGAIN { return nil }
-        throw .system(errno, "the mail slot cannot be looked into")
+        var length = 0
+        let code = try opened().onDescriptor {
+            length = recv($0, nil, 0, Int32(MSG_PEEK | MSG_TRUNC | MSG_DONTWAIT))
+            return length < 0 ? -1 : 0
+        }
+        if code == 0 { return length }
+        if code == EAGAIN { return nil }
+        throw .system(code, "the mail slot cannot be looked into")
     }
 }

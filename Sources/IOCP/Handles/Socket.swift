@@ -93,15 +93,15 @@ public final class Socket: IOHandle, @unchecked Sendable {
     // MARK: Calls that complete at once and queue nothing (g30)
 
     public func bind(to address: SocketAddress) throws(PortError) {
-        let descriptor = try opened().descriptor
-        let result = unsafe address.withSockAddr { unsafe Glibc.bind(descriptor, $0, $1) }
-        guard result == 0 else { throw .system(errno, "the socket cannot be bound to \(address)") }
+        let code = try opened().onDescriptor { descriptor in
+            unsafe address.withSockAddr { unsafe Glibc.bind(descriptor, $0, $1) }
+        }
+        guard code == 0 else { throw .system(code, "the socket cannot be bound to \(address)") }
     }
 
     public func listen(backlog: Int32 = 4096) throws(PortError) {
-        guard Glibc.listen(try opened().descriptor, backlog) == 0 else {
-            throw .system(errno, "the socket cannot listen")
-        }
+        let code = try opened().onDescriptor { Glibc.listen($0, backlog) }
+        guard code == 0 else { throw .system(code, "the socket cannot listen") }
     }
 
     /// The address that the socket is bound to.
@@ -117,14 +117,20 @@ public final class Socket: IOHandle, @unchecked Sendable {
     private func address(
         _ failure: String, _ get: (Int32, UnsafeMutablePointer<sockaddr>, UnsafeMutablePointer<socklen_t>) -> Int32
     ) throws(PortError) -> SocketAddress {
-        let descriptor = try opened().descriptor
-        var result: Int32 = 0
-        do throws(CompletionStatus) {
-            let address = unsafe try SocketAddress { storage, length in
-                result = unsafe get(descriptor, storage, &length)
+        var storage = sockaddr_storage()
+        var length = socklen_t(MemoryLayout<sockaddr_storage>.size)
+        let code = try opened().onDescriptor { descriptor in
+            unsafe withUnsafeMutablePointer(to: &storage) {
+                unsafe $0.withMemoryRebound(to: sockaddr.self, capacity: 1) { unsafe get(descriptor, $0, &length) }
             }
-            guard result == 0 else { throw CompletionStatus(errnoCode: errno) }
-            return address
+        }
+        do throws(CompletionStatus) {
+            guard code == 0 else { throw CompletionStatus(errnoCode: code) }
+            return unsafe try withUnsafePointer(to: storage) { (stored) throws(CompletionStatus) in
+                try unsafe stored.withMemoryRebound(to: sockaddr.self, capacity: 1) { (address) throws(CompletionStatus) in
+                    unsafe try SocketAddress(address, length: length)
+                }
+            }
         } catch {
             throw PortError(error, failure)
         }
@@ -133,10 +139,11 @@ public final class Socket: IOHandle, @unchecked Sendable {
     /// Sets an option whose value is an `int`.
     public func setOption(_ level: Int32, _ option: Int32, _ value: Int32) throws(PortError) {
         var value = value
-        let descriptor = try opened().descriptor
-        guard unsafe setsockopt(descriptor, level, option, &value, socklen_t(MemoryLayout<Int32>.size)) == 0 else {
-            throw .system(errno, "the socket option \(option) cannot be set")
+        let file = try opened()
+        let code = try file.onDescriptor {
+            unsafe setsockopt($0, level, option, &value, socklen_t(MemoryLayout<Int32>.size))
         }
+        guard code == 0 else { throw .system(code, "the socket option \(option) cannot be set") }
     }
 
     /// Sends small segments at once instead of waiting for more (TCP_NODELAY).
@@ -147,9 +154,11 @@ public final class Socket: IOHandle, @unchecked Sendable {
     /// Makes closing the socket reset the connection in place of ending it gracefully (SO_LINGER with zero).
     public func setResetsOnClose() throws(PortError) {
         var value = linger(l_onoff: 1, l_linger: 0)
-        let descriptor = try opened().descriptor
-        guard unsafe setsockopt(descriptor, SOL_SOCKET, SO_LINGER, &value, socklen_t(MemoryLayout<linger>.size)) == 0
-        else { throw .system(errno, "the socket cannot be made to reset") }
+        let file = try opened()
+        let code = try file.onDescriptor {
+            unsafe setsockopt($0, SOL_SOCKET, SO_LINGER, &value, socklen_t(MemoryLayout<linger>.size))
+        }
+        guard code == 0 else { throw .system(code, "the socket cannot be made to reset") }
     }
 
     public enum Direction: Sendable {
@@ -169,9 +178,8 @@ public final class Socket: IOHandle, @unchecked Sendable {
     /// The corresponding Win32 function is `shutdown`.
     public func shutdown(_ direction: Direction) throws(PortError) {
         let file = try opened()
-        guard Glibc.shutdown(file.descriptor, direction.rawDirection) == 0 else {
-            throw .system(errno, "the socket cannot be shut down")
-        }
+        let code = try file.onDescriptor { Glibc.shutdown($0, direction.rawDirection) }
+        guard code == 0 else { throw .system(code, "the socket cannot be shut down") }
         file.noteShutdown(direction.rawDirection)
     }
 
@@ -180,8 +188,14 @@ public final class Socket: IOHandle, @unchecked Sendable {
     /// The corresponding Win32 function is `connect`.
     public func connectAndWait(to address: SocketAddress) throws(PortError) {
         let file = try opened()
-        let descriptor = file.descriptor
-        var code: Int32 = 0
+        // A descriptor of its own: the handle may be closed meanwhile, and the number be another's.
+        var descriptor: Int32 = -1
+        var code = try file.onDescriptor {
+            descriptor = dup($0)
+            return descriptor
+        }
+        guard code == 0 else { throw .system(code, "no descriptor for connecting to \(address)") }
+        defer { Glibc.close(descriptor) }
         IOThread.current.blocking {
             let result = unsafe address.withSockAddr { unsafe Glibc.connect(descriptor, $0, $1) }
             if result != 0 { code = errno }

@@ -110,16 +110,24 @@ extension Socket {
     ///   - file: need not be associated nor overlapped (g49); nil sends head and tail only. Kept alive by the operation.
     ///   - offset: bytes from the file's beginning.
     ///   - count: bytes; nil is all from the offset to the end. A file that ends sooner is sent as far as it goes.
-    ///   - head: sent before the file, kept alive by the operation; all of the buffer.
-    ///   - tail: sent after it.
-    /// - Throws: ``PortError``: 87 for more than 2,147,483,646 bytes (g48) or a negative offset or count.
+    ///   - head: sent before the file, kept alive by the operation.
+    ///   - headCount: bytes of the head that are sent, its first; nil is all of it.
+    ///   - tail: sent after the file.
+    ///   - tailCount: bytes of the tail that are sent, its first; nil is all of it.
+    /// - Throws: ``PortError``: 87 for more than 2,147,483,646 bytes (g48), a negative offset or count, or counts beyond
+    ///   their buffers.
     ///
     /// The corresponding Win32 function is `TransmitFile`; io_uring's operations are SPLICE and SEND.
     @discardableResult
     public func transmit(
         _ operation: Operation, file: File?, offset: Int64 = 0, count: Int? = nil, head: IOBuffer? = nil,
-        tail: IOBuffer? = nil, start: Start = .deferred
+        headCount: Int? = nil, tail: IOBuffer? = nil, tailCount: Int? = nil, start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
+        let headLength = headCount ?? head?.capacity ?? 0
+        let tailLength = tailCount ?? tail?.capacity ?? 0
+        guard 0...(head?.capacity ?? 0) ~= headLength, 0...(tail?.capacity ?? 0) ~= tailLength else {
+            throw .invalid("the bytes of head and tail that are sent lie within their buffers")
+        }
         guard offset >= 0 else { throw .invalid("a file offset must not be negative") }
         guard count ?? 0 >= 0, count ?? 0 <= 2_147_483_646 else {
             throw .invalid("between 0 and 2147483646 bytes of a file are sent by one operation")
@@ -138,9 +146,9 @@ extension Socket {
                 source.map { Self.bytesToSend($0, from: offset, atMost: count) } ?? 0
             unsafe details.pointee.transmission.inPipe = 0
             unsafe details.pointee.transmission.head = head?.baseAddress
-            unsafe details.pointee.transmission.headLength = head?.capacity ?? 0
+            unsafe details.pointee.transmission.headLength = headLength
             unsafe details.pointee.transmission.tail = tail?.baseAddress
-            unsafe details.pointee.transmission.tailLength = tail?.capacity ?? 0
+            unsafe details.pointee.transmission.tailLength = tailLength
             return unsafe try Engine.start(
                 operation, on: socketFile, Engine.Request(kind: .transmitFile, alwaysPends: true), start)
         }

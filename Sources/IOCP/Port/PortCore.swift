@@ -386,15 +386,17 @@ internal import Synchronization
     /// The observer's look at a slot. Returns whether it still needs an observer.
     func observe(_ slot: Slot, _ me: IOThread) -> Bool {
         lock.lock()
-        let isLeased = slot.owner.load(ordering: .relaxed) != 0
-        if !isLeased {
+        // Leased, but its thread has not entered the kernel for ticks: its operations go on without it.
+        let isLeftAlone = slot.owner.load(ordering: .relaxed) != 0 && slot.isLeftAlone && !slot.isWatched
+        if isLeftAlone || slot.owner.load(ordering: .relaxed) == 0 {
             if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
         }
         publish()
         unlockAndWake()
         slot.submit()
         me.buryDead()
-        return slot.owner.load(ordering: .sequentiallyConsistent) == 0
+        if isLeftAlone { slot.leaveAlone() }
+        return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
             && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
     }
 
@@ -421,19 +423,27 @@ internal import Synchronization
     }
 
     /// The observer's tick: entries that a busy thread left unsubmitted since the last tick, and completions that wait
-    /// behind a busy thread while another could take them. Returns whether there is anything to tick for.
+    /// behind a busy thread while another could take them. A ring whose thread stays away is waited for from then on, as
+    /// if nobody leased it. Returns whether there is anything to tick for.
     func tick(_ me: IOThread) -> Bool {
         var busy = false
         for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
-            let unsubmitted = slot.submitter.unsubmitted
-            if unsubmitted > 0 || slot.hasBacklog {
+            let entries = slot.entries.load(ordering: .relaxed)
+            let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
+            if slot.submitter.unsubmitted > 0 || slot.hasBacklog {
                 busy = true
-                let entries = slot.entries.load(ordering: .relaxed)
-                if slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries { slot.relieve() }
+                if isAway { slot.relieve() }
             }
             // A thread that sleeps in the ring sees its completions by itself.
             if slot.isWatched { continue }
-            if slot.inFlight.load(ordering: .relaxed) > 0 { busy = true }
+            if slot.inFlight.load(ordering: .relaxed) > 0 {
+                if !isAway {
+                    busy = true
+                } else if !slot.isLeftAlone {
+                    slot.leaveAlone()
+                    Observer.shared.arm(slot)
+                }
+            }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
             guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }

@@ -38,6 +38,8 @@ internal import Synchronization
     let entries = Atomic<UInt32>(0)
     /// `entries` at the observer's last tick.
     let entriesAtLastTick = Atomic<UInt32>(0)
+    /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
+    private let entriesWhenLeft = Atomic<UInt64>(.max)
 
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
@@ -214,6 +216,13 @@ internal import Synchronization
         overflows.add(1, ordering: .relaxed)
         _ = submitter.enter(submit: 0, minimumCompletions: 0, flags: [.getEvents])
         return submitter.completionsReady > 0
+    }
+
+    /// Whether the observer waits for the ring, its thread having stayed away since.
+    var isLeftAlone: Bool { entriesWhenLeft.load(ordering: .relaxed) == UInt64(entries.load(ordering: .relaxed)) }
+
+    func leaveAlone() {
+        entriesWhenLeft.store(UInt64(entries.load(ordering: .relaxed)), ordering: .relaxed)
     }
 
     @inline(__always)
