@@ -240,22 +240,33 @@ public enum HandleKind: UInt8, Sendable {
         return false
     }
 
-    /// Takes an operation out of its lane, if it waits there. Returns whether it did.
-    func leaveLane(_ record: OperationRecord.Pointer) -> Bool {
+    enum Leaving {
+        /// It does not wait in a lane, or not any more.
+        case notThere
+        /// It was taken out.
+        case left
+        /// All before it are to end as well: it stays, so that they end in order.
+        case soon
+    }
+
+    /// Takes an operation that is to end out of its lane, if it waits there.
+    func leaveLane(_ record: OperationRecord.Pointer) -> Leaving {
         lock.lock()
         defer { lock.unlock() }
         switch unsafe record.pointee.lane {
-        case .none: return false
-        case .incoming: return unsafe Self.leave(&incoming, record)
-        case .outgoing: return unsafe Self.leave(&outgoing, record)
+        case .none: return .notThere
+        case .incoming: return unsafe Self.leave(&incoming, record, closed: closed)
+        case .outgoing: return unsafe Self.leave(&outgoing, record, closed: closed)
         }
     }
 
-    private static func leave(_ lane: inout Lane, _ record: OperationRecord.Pointer) -> Bool {
+    private static func leave(_ lane: inout Lane, _ record: OperationRecord.Pointer, closed: Bool) -> Leaving {
         var previous: OperationRecord.Pointer?
         var candidate = unsafe lane.first
+        var allEnd = unsafe closed || lane.active?.pointee.cancelRequested.load(ordering: .acquiring) == true
         while let waiting = unsafe candidate {
             if unsafe waiting == record {
+                if allEnd { return .soon }
                 let after = unsafe waiting.pointee.nextQueued
                 if let previous = unsafe previous {
                     unsafe previous.pointee.nextQueued = after
@@ -263,12 +274,13 @@ public enum HandleKind: UInt8, Sendable {
                     unsafe lane.first = after
                 }
                 if unsafe lane.last == record { unsafe lane.last = previous }
-                return true
+                return .left
             }
+            if unsafe !closed && !waiting.pointee.cancelRequested.load(ordering: .acquiring) { allEnd = false }
             unsafe previous = waiting
             unsafe candidate = waiting.pointee.nextQueued
         }
-        return false
+        return .notThere
     }
 
     /// The operation whose turn comes when this one ends, if it had its turn. Under the lock.
@@ -320,6 +332,7 @@ public enum HandleKind: UInt8, Sendable {
             }
             unsafe next = record.pointee.next
         }
+        // In the order of their starts, so that their packets come in it too.
         return found.reversed()
     }
 

@@ -426,10 +426,15 @@ enum Engine {
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
-            if unsafe record.pointee.file!._withUnsafeGuaranteedRef({ unsafe $0.leaveLane(record) }) {
+            switch unsafe record.pointee.file!._withUnsafeGuaranteedRef({ unsafe $0.leaveLane(record) }) {
+            case .left:
                 _ = unsafe finishUnqueued(record, me)
                 me.buryDead()
                 return true
+            case .soon:
+                return true
+            case .notThere:
+                break
             }
             guard unsafe record.pointee.isPending else { return false }
             sched_yield()
