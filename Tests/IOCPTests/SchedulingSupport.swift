@@ -28,20 +28,6 @@ struct Seen: Sendable {
 
 struct TookTooLong: Error {}
 
-/// A value under a lock. Not a `Mutex`, whose contended hand-over the thread sanitizer cannot see.
-final class Locked<Value>: @unchecked Sendable {
-    private let lock = FutexLock()
-    private var value: Value
-
-    init(_ value: Value) { self.value = value }
-
-    func withLock<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
-        lock.lock()
-        defer { lock.unlock() }
-        return try body(&value)
-    }
-}
-
 private func monotonicNow() -> Int64 {
     var time = timespec()
     unsafe clock_gettime(CLOCK_MONOTONIC, &time)
@@ -70,7 +56,7 @@ func staysTrue(for milliseconds: Int64 = 100, _ condition: () throws -> Bool) re
 
 /// The result of a step that another thread performs.
 final class Ticket<Value: Sendable>: Sendable {
-    private let result = Locked<Result<Value, any Error>?>(nil)
+    private let result = Protected<Result<Value, any Error>?>(nil)
 
     func fulfil(_ outcome: Result<Value, any Error>) { result.withLock { $0 = outcome } }
 
@@ -91,7 +77,7 @@ final class Ticket<Value: Sendable>: Sendable {
         var isJoined = false
     }
 
-    private let script = Locked(Script())
+    private let script = Protected(Script())
     private nonisolated(unsafe) let handle: UnsafeMutablePointer<pthread_t>
 
     init() {

@@ -140,31 +140,36 @@ func holdDescriptors() -> [Int32] {
     }
 }
 
-/// Values that one thread gives and another takes, in order.
-///
-/// Not over `Synchronization.Mutex`: the thread sanitizer does not see its hand-over.
-final class Handover<Value: Sendable>: @unchecked Sendable {
+/// A value behind a lock. Not `Synchronization.Mutex`: the thread sanitizer does not see its hand-over.
+final class Protected<Value>: @unchecked Sendable {
     private let lock = FutexLock()
-    private var values: [Value] = []
+    private var value: Value
 
-    private func locked<Result>(_ body: (inout [Value]) -> Result) -> Result {
+    init(_ value: Value) { self.value = value }
+
+    func withLock<Result>(_ body: (inout Value) throws -> Result) rethrows -> Result {
         lock.lock()
         defer { lock.unlock() }
-        return body(&values)
+        return try body(&value)
     }
+}
 
-    func give(_ value: Value) { locked { $0.append(value) } }
+/// Values that one thread gives and another takes, in order.
+final class Handover<Value: Sendable>: @unchecked Sendable {
+    private let values = Protected<[Value]>([])
+
+    func give(_ value: Value) { values.withLock { $0.append(value) } }
 
     func take(_ location: SourceLocation = #_sourceLocation) throws -> Value {
         var taken: Value?
         try until("a value is given", location) {
-            taken = locked { $0.isEmpty ? nil : $0.removeFirst() }
+            taken = values.withLock { $0.isEmpty ? nil : $0.removeFirst() }
             return taken != nil
         }
         return taken!
     }
 
-    var all: [Value] { locked { $0 } }
+    var all: [Value] { values.withLock { $0 } }
 }
 
 /// Lets the calling thread run on the first of its processors only. (The Glibc module lacks these two functions.)
