@@ -7,6 +7,9 @@ THREAD_SCRATCH = .build/thread
 ADDRESS_SCRATCH = .build/address
 DOCUMENTATION = .build/documentation
 RESULTS = .build/iocp-bench-results.json
+# By name: what lies in the .build folders of the other packages is not ours.
+FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
+	Benchmarks/Package.swift Benchmarks/Sources
 
 .PHONY: run test test-library test-examples test-thread test-address release bench-quick lint format docs setup clean
 
@@ -45,10 +48,10 @@ bench-quick: setup
 	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS)
 
 lint:
-	$(SWIFT) format lint --strict --recursive Package.swift Sources Tests Examples Benchmarks
+	$(SWIFT) format lint --strict --recursive $(FORMATTED)
 
 format:
-	$(SWIFT) format --in-place --recursive Package.swift Sources Tests Examples Benchmarks
+	$(SWIFT) format --in-place --recursive $(FORMATTED)
 
 # Reference and articles of both libraries. A link that does not resolve fails it, like any other warning.
 # Parameters whose names say it all are left undocumented, so docc's validation of them is off.

@@ -127,10 +127,8 @@ public final class Socket: IOHandle, @unchecked Sendable {
         do throws(CompletionStatus) {
             guard code == 0 else { throw CompletionStatus(errnoCode: code) }
             return unsafe try withUnsafePointer(to: storage) { (stored) throws(CompletionStatus) in
-                try unsafe stored.withMemoryRebound(to: sockaddr.self, capacity: 1) {
-                    (address) throws(CompletionStatus) in
-                    unsafe try SocketAddress(address, length: length)
-                }
+                let address = unsafe UnsafeRawPointer(stored).assumingMemoryBound(to: sockaddr.self)
+                return unsafe try SocketAddress(address, length: length)
             }
         } catch {
             throw PortError(error, failure)

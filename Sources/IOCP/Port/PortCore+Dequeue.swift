@@ -1,0 +1,263 @@
+internal import CIOCPSupport
+internal import IOUring
+internal import Synchronization
+
+/// Dequeuing, with and without the lock, and the waits.
+extension PortCore {
+    enum DequeueEnd {
+        case packets(Int)
+        case timedOut
+        case callsRan
+    }
+
+    /// Removes packets into `out`, waiting for the first one until the deadline.
+    func dequeue(
+        into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
+    ) throws(PortError) -> DequeueEnd {
+        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
+            unsafe dequeueQuickly(into: out, me)
+        }
+        if count > 0 { return .packets(count) }
+        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
+    }
+
+    /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
+    @inline(__always)
+    func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, queuedMirror.load(ordering: .relaxed) == 0,
+            runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
+        else { return 0 }
+        return unsafe slot._withUnsafeGuaranteedRef { slot in
+            guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            slot.submit()
+            let count = unsafe harvestDirectly(slot, into: out, me)
+            if count > 0 {
+                if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
+                Observer.noteDeparture()
+            }
+            return count
+        }
+    }
+
+    @inline(__always)
+    func harvestDirectly(_ slot: Slot, into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
+        var total = 0
+        while total < out.count {
+            let room = min(out.count - total, IOThread.scratchCapacity)
+            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: room, directly: true, me)
+            for index in 0..<count {
+                unsafe (out.baseAddress! + total + index).initialize(to: Packet(me.scratch[index]))
+            }
+            total += count
+            if count < room { break }
+        }
+        if !me.graveyard.isEmpty { me.buryDead() }
+        return total
+    }
+
+    /// Many completions wait behind this thread while others could run: wake one, not more than every 200 µs, since
+    /// waking costs more than a few completions.
+    @inline(never)
+    func callForHelp(_ slot: Slot, _ me: IOThread) {
+        guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) < limit
+        else {
+            return
+        }
+        let now = iocp_now_ns()
+        lock.lock()
+        if now - lastHelp > 200_000, !isClosed {
+            lastHelp = now
+            absorb(slot, me, atMost: 1)
+        }
+        publish()
+        unlockAndWake()
+    }
+
+    @inline(never)
+    func dequeueSlowly(
+        into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
+    ) throws(PortError) -> DequeueEnd {
+        guard !closedMirror.load(ordering: .relaxed) else { throw .portClosed }
+        if !me.isTied(to: self) {
+            // b21: before the thread is tied to the port, its calls come first, and do not tie it.
+            if alertable, me.hasCalls {
+                IOThread.runQueuedCalls()
+                return .callsRan
+            }
+            me.core?.leave(me)
+            me.tie(to: self)
+        }
+        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+            unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
+        }
+
+        lock.lock()
+        guard !isClosed else {
+            lock.unlock()
+            throw .portClosed
+        }
+        unsafe scheduler.beginRemoval(me.state)
+        if unsafe me.leasedReference == nil { _ = leaseFree(for: me) }
+        collect(me, atMost: out.count)
+        if unsafe scheduler.take(me.state) {
+            let count = unsafe fill(out, first: packets.removeFirst())
+            redistribute()
+            unlockAndWake()
+            me.buryDead()
+            Observer.noteDeparture()
+            return .packets(count)
+        }
+        if alertable, me.hasCalls {
+            unsafe scheduler.resume(me.state)
+            publish()
+            unlockAndWake()
+            me.buryDead()
+            Observer.noteDeparture()
+            IOThread.runQueuedCalls()
+            return .callsRan
+        }
+        if deadline.isImmediate {
+            unsafe scheduler.resume(me.state)
+            publish()
+            unlockAndWake()
+            me.buryDead()
+            Observer.noteDeparture()
+            return .timedOut
+        }
+        return unsafe try wait(into: out, deadline, alertable: alertable, me)
+    }
+
+    /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
+    func collect(_ me: IOThread, atMost most: Int) {
+        if let own = unsafe me.leasedReference {
+            unsafe own._withUnsafeGuaranteedRef {
+                // What others took from the ring is in the queue by now.
+                $0.isDiverted = false
+                if $0.hasCompletions { gather($0, me, atMost: most) }
+            }
+        }
+        if scheduler.queued > 0 || slots.count == 1 { return }
+        for slot in slots where slot.hasCompletions && !slot.isWatched {
+            if gather(slot, me, atMost: most) > 0 { return }
+        }
+    }
+
+    /// Initializes a prefix of `out` with a packet that was taken and as many more as are there. Returns the length.
+    func fill(_ out: UnsafeMutableBufferPointer<Packet>, first: PacketEntry) -> Int {
+        let more = scheduler.takeMore(atMost: out.count - 1)
+        unsafe out.baseAddress!.initialize(to: Packet(first))
+        for index in 0..<more {
+            unsafe (out.baseAddress! + 1 + index).initialize(to: Packet(packets.removeFirst()))
+        }
+        return more + 1
+    }
+
+    /// Sleeps until a packet is handed over, the deadline, a call, or the end of the port. Entered with the lock held.
+    func wait(
+        into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
+    ) throws(PortError) -> DequeueEnd {
+        unsafe scheduler.wait(me.state)
+        me.delivery = .none
+        while true {
+            publish()
+            let slot = me.leasedSlot
+            unlockAndWake()
+            if !me.graveyard.isEmpty { me.buryDead() }
+
+            let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
+            var wasWoken = false
+            if mayBeInterrupted {
+                if let slot { wasWoken = me.sleep(in: slot, deadline) } else { wasWoken = me.park(deadline) }
+            }
+            if alertable { me.endAlertable() }
+
+            lock.lock()
+            if unsafe me.state.pointee.isWaiting, let slot, slot.submitter.completionsReady > 0 {
+                // As many as this thread can take if it is the next to run; all of them if it goes back to sleep.
+                let takes = unsafe scheduler.canRunAnother && scheduler.isNewest(me.state)
+                gather(slot, me, atMost: takes ? out.count : .max)
+                if scheduler.queued > 0 && scheduler.canRunAnother, takes, unsafe scheduler.handOver() != nil {
+                    let count = unsafe fill(out, first: packets.removeFirst())
+                    redistribute()
+                    unlockAndWake()
+                    if !me.graveyard.isEmpty { me.buryDead() }
+                    Observer.noteDeparture()
+                    return .packets(count)
+                }
+                redistribute()
+            }
+            switch me.delivery {
+            case .none:
+                if alertable, me.hasCalls {
+                    unsafe scheduler.withdraw(me.state)
+                    publish()
+                    unlockAndWake()
+                    Observer.noteDeparture()
+                    IOThread.runQueuedCalls()
+                    return .callsRan
+                }
+                if deadline.remaining == 0 {
+                    unsafe scheduler.withdraw(me.state)
+                    publish()
+                    unlockAndWake()
+                    Observer.noteDeparture()
+                    return .timedOut
+                }
+                if me.leasedSlot == nil { _ = leaseFree(for: me) }
+            case .packet(let entry):
+                me.delivery = .none
+                let count = unsafe fill(out, first: entry)
+                publish()
+                unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
+                return .packets(count)
+            case .calls:
+                me.delivery = .none
+                unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                Observer.noteDeparture()
+                IOThread.runQueuedCalls()
+                return .callsRan
+            case .abandoned:
+                me.delivery = .none
+                unlockAndWake()
+                if !wasWoken { me.awaitWakeUp() }
+                throw .abandoned
+            }
+        }
+    }
+
+    /// Waits until a packet is queued, consuming nothing (b27). The port's end satisfies the wait too (b29).
+    func waitUntilQueued(_ deadline: Deadline) throws(PortError) -> Bool {
+        let me = IOThread.current
+        if depth > 0 { return true }
+        lock.lock()
+        guard !isClosed else {
+            lock.unlock()
+            throw .portClosed
+        }
+        if deadline.isImmediate {
+            let isQueued = scheduler.queued > 0
+            lock.unlock()
+            return isQueued
+        }
+        watchers.add(1, ordering: .sequentiallyConsistent)
+        lock.unlock()
+        var satisfied = false
+        me.blocking {
+            while true {
+                let generation = watchWord.load(ordering: .sequentiallyConsistent)
+                lock.lock()
+                satisfied = scheduler.queued > 0 || isClosed
+                lock.unlock()
+                if satisfied { break }
+                let left = deadline.remaining
+                if left == 0 { break }
+                futexWait(watchWord, while: generation, nanoseconds: left)
+            }
+        }
+        watchers.subtract(1, ordering: .sequentiallyConsistent)
+        return satisfied
+    }
+}

@@ -1,0 +1,105 @@
+internal import CIOCPSupport
+internal import IOUring
+internal import Synchronization
+
+/// Completions out of the rings: into the port's queue, to its waiters, or nowhere once the port is closed.
+extension PortCore {
+    /// Moves completions of a slot behind the packets that are queued. Returns how many packets it yielded.
+    @discardableResult
+    func gather(_ slot: Slot, _ me: IOThread, atMost most: Int) -> Int {
+        var total = 0
+        while total < most {
+            let room = min(most - total, IOThread.scratchCapacity)
+            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: room, me)
+            for index in 0..<count {
+                unsafe packets.append(me.scratch[index])
+                scheduler.insertBehind()
+            }
+            total += count
+            if count < room, !slot.bringOverflow() { break }
+        }
+        return total
+    }
+
+    /// Moves completions of a slot to waiters and, when no more may run, behind the queued packets.
+    func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
+        if gather(slot, me, atMost: most) > 0 {
+            redistribute()
+        }
+    }
+
+    /// The observer's look at a slot. Returns whether it still needs an observer.
+    func observe(_ slot: Slot, _ me: IOThread) -> Bool {
+        lock.lock()
+        // Leased, but its thread has not entered the kernel for ticks: its operations go on without it.
+        let isLeftAlone = slot.owner.load(ordering: .relaxed) != 0 && slot.isLeftAlone && !slot.isWatched
+        if isLeftAlone || slot.owner.load(ordering: .relaxed) == 0 {
+            if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
+        }
+        publish()
+        unlockAndWake()
+        slot.submit()
+        me.buryDead()
+        if isLeftAlone { slot.leaveAlone() }
+        return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
+            && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
+    }
+
+    /// Completions of a port that nobody can read: events are set, records written, packets discarded (f4, f5).
+    func swallow(_ slot: Slot, _ me: IOThread) {
+        while true {
+            let count = unsafe Engine.harvest(slot, into: me.scratch, capacity: IOThread.scratchCapacity, me)
+            for index in 0..<count { unsafe Engine.discard(me.scratch[index], graveyard: me) }
+            if count < IOThread.scratchCapacity { return }
+        }
+    }
+
+    /// A look at every ring on behalf of somebody who waits for a completion and not for a packet. Rings in which a
+    /// thread sleeps are left to it, but for one that the caller needs to know about now.
+    func progress(_ me: IOThread, including wanted: Slot? = nil) {
+        if me.isTied(to: self) { me.leasedSlot?.submit() }
+        lock.lock()
+        for slot in slots where slot.hasCompletions && (slot === wanted || !slot.isWatched) {
+            if isClosed { swallow(slot, me) } else { absorb(slot, me, atMost: .max) }
+        }
+        publish()
+        unlockAndWake()
+        me.buryDead()
+    }
+
+    /// The observer's tick: entries that a busy thread left unsubmitted since the last tick, and completions that wait
+    /// behind a busy thread while another could take them. A ring whose thread stays away is waited for from then on, as
+    /// if nobody leased it. Returns whether there is anything to tick for.
+    func tick(_ me: IOThread) -> Bool {
+        var busy = false
+        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
+            let entries = slot.entries.load(ordering: .relaxed)
+            let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
+            if slot.submitter.unsubmitted > 0 || slot.hasBacklog {
+                busy = true
+                if isAway { slot.relieve() }
+            }
+            // A thread that sleeps in the ring sees its completions by itself.
+            if slot.isWatched { continue }
+            if slot.inFlight.load(ordering: .relaxed) > 0 {
+                if !isAway {
+                    busy = true
+                } else if !slot.isLeftAlone {
+                    slot.leaveAlone()
+                    Observer.shared.arm(slot)
+                }
+            }
+            let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
+            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
+            if slot.submitter.needsEnter { _ = iocp_membarrier() }
+            if slot.hasCompletions {
+                lock.lock()
+                if !isClosed { absorb(slot, me, atMost: 1) }
+                publish()
+                unlockAndWake()
+            }
+        }
+        me.buryDead()
+        return busy
+    }
+}
