@@ -462,7 +462,14 @@ enum Engine {
         var result: Int32
         var attempts = 0
         repeat {
-            slot.submit()
+            // What is queued names the descriptor by its number, which a close gives back next. A full completion queue
+            // (EBUSY) is emptied; short memory passes or does not.
+            var refusals = 0
+            while !slot.submit(), refusals < 1000 {
+                core.progress(me, including: slot)
+                sched_yield()
+                refusals += 1
+            }
             result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
             if result == -EINVAL {
                 // Kernels before 6.0 have no synchronous cancel: a request of the ring's asks for it.
