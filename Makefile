@@ -30,7 +30,7 @@ test-examples:
 	$(SWIFT) build -c release --package-path Examples
 	$(SWIFT) test --package-path Examples
 
-# The library's tests once more under each sanitizer. XCTest itself leaks 144 bytes, which are not ours.
+# The library's tests once more under each sanitizer. What XCTest and Foundation leak themselves is not ours.
 test-thread: setup
 	$(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 

@@ -78,6 +78,7 @@ struct BufferGroupTests {
                 held = []
             }
         }
+        for buffer in held { buffer.giveBack() }
         try sender.join()
         #expect(isOrdered, "\(next) \(rest)")
         #expect(next == count && rest.isEmpty)
