@@ -31,6 +31,70 @@ struct BufferGroupTests {
         #expect(!receive.isPending)
     }
 
+    @Test("a receive without data that was started while the group was dry does not stand before one that has data")
+    func idleReceiveInFront() throws {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        let group = try BufferGroup(for: port, buffersPerRing: 1, bufferSize: 16)
+        let pairs = try (0..<3).map { _ in try Socket.pair() }
+        for (index, pair) in pairs.enumerated() { try port.associate(pair.0, key: UInt(index)) }
+        let operations = (0..<3).map { _ in IOCP.Operation() }
+        try pairs[0].0.receiveContinuously(operations[0], from: group)
+        writeRaw("first", to: pairs[0].1)
+        let held = try #require(try port.next().lentBuffer)
+        // Dry: the second finds no buffer although it needs none, the third has data.
+        try pairs[1].0.receiveContinuously(operations[1], from: group)
+        #expect(try port.dequeue(timeout: .milliseconds(20)) == nil)
+        try pairs[2].0.receiveContinuously(operations[2], from: group)
+        writeRaw("third", to: pairs[2].1)
+        #expect(try port.dequeue(timeout: .milliseconds(20)) == nil)
+        held.giveBack()
+        let packet = try port.next()
+        #expect(packet.key == 2 && packet.lentBuffer?.array == Array("third".utf8))
+        packet.lentBuffer?.giveBack()
+        writeRaw("second", to: pairs[1].1)
+        let last = try port.next()
+        #expect(last.key == 1 && last.bytes == 6)
+        last.lentBuffer?.giveBack()
+    }
+
+    @Test("a receive that is let on and ends without a buffer leaves it to the next one")
+    func endedReceiveInFront() throws {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        let group = try BufferGroup(for: port, buffersPerRing: 1, bufferSize: 16)
+        let pairs = try (0..<3).map { _ in try Socket.pair() }
+        for (index, pair) in pairs.enumerated() { try port.associate(pair.0, key: UInt(index)) }
+        let operations = (0..<3).map { _ in IOCP.Operation() }
+        try pairs[0].0.receiveContinuously(operations[0], from: group)
+        writeRaw("first", to: pairs[0].1)
+        let held = try #require(try port.next().lentBuffer)
+        try pairs[1].1.close()
+        try pairs[1].0.receiveContinuously(operations[1], from: group)
+        writeRaw("third", to: pairs[2].1)
+        try pairs[2].0.receiveContinuously(operations[2], from: group)
+        #expect(try port.dequeue(timeout: .milliseconds(20)) == nil)
+        held.giveBack()
+        let packets = [try port.next(), try port.next()]
+        let ended = try #require(packets.first { $0.key == 1 })
+        #expect(!ended.isMore && ended.isSuccess && ended.bytes == 0)
+        let arrived = try #require(packets.first { $0.key == 2 })
+        #expect(arrived.lentBuffer?.array == Array("third".utf8))
+        arrived.lentBuffer?.giveBack()
+    }
+
+    @Test("a continuous operation needs its packets")
+    func suppressedPackets() throws {
+        let (port, socket, _) = try connected(.tcp4)
+        let group = try BufferGroup(for: port, buffersPerRing: 2, bufferSize: 16)
+        let operation = IOCP.Operation()
+        try operation.signal(CompletionEvent(), suppressesPacket: true)
+        #expect(throws: PortError.self) { try socket.receiveContinuously(operation, from: group) }
+        let listener = try Socket.listening(at: .loopback(port: 0))
+        try port.associate(listener, key: 9)
+        #expect(throws: PortError.self) { try listener.acceptContinuously(operation) }
+        try operation.signal(nil)
+        try listener.acceptContinuously(operation)
+    }
+
     @Test("100,000 messages arrive in order and whole through a group that runs dry again and again")
     func manyMessages() throws {
         let (port, socket, peer) = try connected(.tcp4)

@@ -46,7 +46,13 @@ public enum HandleKind: UInt8, Sendable {
     /// Whether the socket has ever had a peer: one that cannot be sent on without ever having had is not connected.
     private let wasConnected = Atomic<Bool>(false)
     /// The pending accept that is to put its connection into this object's descriptor, and its listener.
-    private var awaited: (operation: Operation, listener: FileObject)?
+    private var awaited: Awaited?
+
+    struct Awaited {
+        let operation: Operation
+        let number: UInt32
+        let listener: FileObject
+    }
     private(set) var modes: NotificationModes = []
     private(set) var port: PortCore?
     private(set) var key: UInt = 0
@@ -263,7 +269,7 @@ public enum HandleKind: UInt8, Sendable {
     private static func leave(_ lane: inout Lane, _ record: OperationRecord.Pointer, closed: Bool) -> Leaving {
         var previous: OperationRecord.Pointer?
         var candidate = unsafe lane.first
-        var allEnd = unsafe closed || lane.active?.pointee.cancelRequested.load(ordering: .acquiring) == true
+        var allEnd = unsafe closed || lane.active?.pointee.isCancelRequested == true
         while let waiting = unsafe candidate {
             if unsafe waiting == record {
                 if allEnd { return .soon }
@@ -276,7 +282,7 @@ public enum HandleKind: UInt8, Sendable {
                 if unsafe lane.last == record { unsafe lane.last = previous }
                 return .left
             }
-            if unsafe !closed && !waiting.pointee.cancelRequested.load(ordering: .acquiring) { allEnd = false }
+            if unsafe !closed && !waiting.pointee.isCancelRequested { allEnd = false }
             unsafe previous = waiting
             unsafe candidate = waiting.pointee.nextQueued
         }
@@ -320,15 +326,24 @@ public enum HandleKind: UInt8, Sendable {
             drained: false)
     }
 
+    /// An operation as it was pending: started again, it is another's to cancel.
+    struct PendingStart {
+        let operation: Operation
+        let number: UInt32
+    }
+
     /// The pending operations that `wanted` accepts, oldest first, each kept alive by the result.
-    func pendingOperations(where wanted: (OperationRecord.Pointer) -> Bool) -> [Operation] {
+    func pendingOperations(where wanted: (OperationRecord.Pointer) -> Bool) -> [PendingStart] {
         lock.lock()
         defer { lock.unlock() }
-        var found: [Operation] = []
+        var found: [PendingStart] = []
         var next = unsafe pending
         while let record = unsafe next {
             if unsafe wanted(record), let owner = unsafe record.pointee.owner {
-                unsafe found.append(owner.takeUnretainedValue())
+                unsafe found.append(
+                    PendingStart(
+                        operation: owner.takeUnretainedValue(),
+                        number: record.pointee.startNumber.load(ordering: .relaxed)))
             }
             unsafe next = record.pointee.next
         }
@@ -351,13 +366,19 @@ public enum HandleKind: UInt8, Sendable {
         references += 1
     }
 
-    /// One handle less. Returns whether it was the last, with pending operations to be ended.
-    func releaseHandle() -> Bool {
+    enum Release {
+        case othersRemain
+        /// It was the last handle: whoever gave it up closes the descriptor, after the pending operations were ended.
+        case last(hasPending: Bool)
+    }
+
+    /// One handle less.
+    func releaseHandle() -> Release {
         lock.lock()
         references -= 1
         guard references == 0 else {
             lock.unlock()
-            return false
+            return .othersRemain
         }
         closed = true
         let waits = unsafe pending != nil
@@ -366,7 +387,7 @@ public enum HandleKind: UInt8, Sendable {
             _ = unsafe Unmanaged.passRetained(self)
         }
         lock.unlock()
-        return waits
+        return .last(hasPending: waits)
     }
 
     /// Gives the descriptor away: only while nothing is pending and one handle exists.
@@ -470,14 +491,17 @@ public enum HandleKind: UInt8, Sendable {
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
         guard awaited == nil else { throw .invalid("another accept waits for this socket already") }
-        awaited = (operation, listener)
+        // The number of the start that follows: the operation is claimed.
+        let number = unsafe operation.record.pointee.startNumber.load(ordering: .relaxed) &+ 1
+        awaited = Awaited(operation: operation, number: number, listener: listener)
     }
 
-    /// The accept that waits to put its connection here, if any; it waits no longer.
-    func endAwaiting() -> (operation: Operation, listener: FileObject)? {
+    /// The accept that waits to put its connection here, if any, or if it is that one; it waits no longer.
+    @discardableResult
+    func endAwaiting(_ wanted: Operation? = nil) -> Awaited? {
         lock.lock()
         defer { lock.unlock() }
-        let waiting = awaited
+        guard let waiting = awaited, wanted == nil || waiting.operation === wanted else { return nil }
         awaited = nil
         return waiting
     }

@@ -99,13 +99,13 @@ public class IOHandle: @unchecked Sendable {
     }
 
     private func release() {
-        if file.releaseHandle() {
-            for operation in unsafe file.pendingOperations(where: { _ in true }) {
-                unsafe Engine.interrupt(operation.record)
-            }
+        guard case .last(let hasPending) = file.releaseHandle() else { return }
+        if hasPending {
+            for start in unsafe file.pendingOperations(where: { _ in true }) { Engine.interrupt(start) }
         }
-        guard file.isClosing else { return }
-        if let accept = file.endAwaiting() { _ = Engine.cancel(accept.operation) }
+        if let accept = file.endAwaiting() {
+            _ = Engine.cancel(FileObject.PendingStart(operation: accept.operation, number: accept.number))
+        }
         // A request in flight holds its own reference to the open file; nothing uses the number any more.
         file.closeDescriptor()
         IOThread.current.buryDead()
@@ -178,7 +178,7 @@ public class IOHandle: @unchecked Sendable {
         let file = try opened()
         let record = unsafe operation.record
         let found = unsafe file.pendingOperations { unsafe $0 == record }
-        guard !found.isEmpty, Engine.cancel(operation) else {
+        guard let start = found.first, Engine.cancel(start) else {
             throw PortError(.notFound, "the operation is not pending on this handle")
         }
     }
@@ -192,7 +192,7 @@ public class IOHandle: @unchecked Sendable {
     public final func cancelAll() throws(PortError) -> Int {
         let file = try opened()
         var count = 0
-        for operation in unsafe file.pendingOperations(where: { _ in true }) where Engine.cancel(operation) {
+        for start in unsafe file.pendingOperations(where: { _ in true }) where Engine.cancel(start) {
             count += 1
         }
         guard count > 0 else { throw PortError(.notFound, "no operation is pending on this handle") }
@@ -207,8 +207,8 @@ public class IOHandle: @unchecked Sendable {
         let file = try opened()
         let me = IOThread.current.serial
         var count = 0
-        for operation in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == me })
-        where Engine.cancel(operation) {
+        for start in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == me })
+        where Engine.cancel(start) {
             count += 1
         }
         return count

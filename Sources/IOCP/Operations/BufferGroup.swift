@@ -116,6 +116,17 @@ public final class BufferGroup: @unchecked Sendable {
         unsafe part.ring.add(part.memory + index * bufferSize, count: UInt32(bufferSize), id: UInt16(index))
         part.ring.publish()
         part.taken -= 1
+        return resumeNext(part)
+    }
+
+    /// A receive has ended that may have been let on for a buffer it did not take: the buffer is the next one's. Under
+    /// the slot's lock. Returns whether one goes on.
+    func noteEnd(in slot: Slot) -> Bool {
+        let part = parts[Int(slot.index)]
+        return part.taken < buffersPerRing && resumeNext(part)
+    }
+
+    private func resumeNext(_ part: Part) -> Bool {
         guard let record = unsafe part.pausedFirst else { return false }
         unsafe part.pausedFirst = record.pointee.nextQueued
         if unsafe part.pausedFirst == nil { unsafe part.pausedLast = nil }
@@ -247,6 +258,7 @@ extension Socket {
             guard let home = file.association?.port, group.belongs(to: home) else {
                 throw .invalid("the socket is not associated with the port that the buffer group was made for")
             }
+            try operation.requirePacket()
             operation.companion = group
             unsafe operation.details.pointee.group = Unmanaged.passUnretained(group)
             return unsafe try Engine.start(

@@ -30,7 +30,7 @@ extension Socket {
             do throws(PortError) {
                 return unsafe try Engine.start(operation, on: file, Engine.Request(kind: .accept), start)
             } catch {
-                _ = socket?.file.endAwaiting()
+                socket?.file.endAwaiting(operation)
                 throw error
             }
         }
@@ -41,10 +41,16 @@ extension Socket {
     /// Packets of connections have ``Packet/isMore``; the last one does not and carries the reason. Running out of
     /// descriptors ends the operation with ``CompletionStatus/tooManyOpenedFiles``: start it again when there are some.
     ///
+    /// - Throws: ``PortError``: 87 if the listener is associated with no port, or the operation's packets are suppressed.
+    ///
     /// Win32 programs keep several `AcceptEx` pending instead; io_uring's operation is multishot ACCEPT.
     public func acceptContinuously(_ operation: Operation, start: Start = .deferred) throws(PortError) {
         _ = try operation.claimed { () throws(PortError) in
             let file = try opened()
+            guard file.association != nil else {
+                throw .invalid("connections are accepted continuously by packets: associate the listener with a port first")
+            }
+            try operation.requirePacket()
             operation.acceptsMessages = file.kind == .message
             operation.companion = nil
             return unsafe try Engine.start(
@@ -137,6 +143,8 @@ extension Socket {
             let source = try file?.opened()
             // A handle of its own: the file may be closed meanwhile, and its descriptor's number be another's.
             operation.companion = try file?.duplicate()
+            var isStarted = false
+            defer { if !isStarted { operation.companion = nil } }
             operation.moreBuffers = [head, tail].compactMap { $0 }
             let details = unsafe operation.details
             try unsafe details.pointee.preparePipe()
@@ -149,8 +157,10 @@ extension Socket {
             unsafe details.pointee.transmission.headLength = headLength
             unsafe details.pointee.transmission.tail = tail?.baseAddress
             unsafe details.pointee.transmission.tailLength = tailLength
-            return unsafe try Engine.start(
+            let outcome = unsafe try Engine.start(
                 operation, on: socketFile, Engine.Request(kind: .transmitFile, alwaysPends: true), start)
+            isStarted = true
+            return outcome
         }
     }
 }

@@ -10,6 +10,7 @@ internal import Synchronization
 ///
 /// - Memory: the buffer belongs to the operation while it is in flight; read or change it only before the start or
 ///   after the packet.
+///   The last reference may go on a thread of the library's: the `deinit` of a subclass must not block.
 /// - Thread safety: any thread may start, cancel or look at an operation; one start at a time. A second start before
 ///   the packet is an error, not a race.
 /// - Cost: two allocations in its life, none per start; one retain per start, handed over with the packet.
@@ -164,6 +165,13 @@ internal import Synchronization
         } catch {
             unclaim()
             throw error
+        }
+    }
+
+    /// Fails for a claimed operation that is to yield no packet: a continuous one has nothing else to tell by.
+    final func requirePacket() throws(PortError) {
+        if unsafe record.pointee.flags.contains(.suppressPacket) {
+            throw .invalid("a continuous operation tells by its packets; they cannot be suppressed")
         }
     }
 

@@ -57,7 +57,10 @@ internal import Synchronization
     var inlineAuxiliary: Int32 = 0
     var inlineFlags: PacketEntry.Flags = []
     /// Set by whoever cancels, read when the kernel says ECANCELED.
-    let cancelRequested = Atomic<Bool>(false)
+    /// It holds the number of the start that is to end, so that a late cancel does not hit the next one.
+    let cancelRequested = Atomic<UInt32>(0)
+    /// Counts the starts.
+    let startNumber = Atomic<UInt32>(0)
     /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
     let isQueued = Atomic<Bool>(false)
 
@@ -108,6 +111,10 @@ internal import Synchronization
     var isCompleting: Bool {
         let now = phase.load(ordering: .acquiring)
         return now != Phase.preparing && !isPending
+    }
+
+    var isCancelRequested: Bool {
+        cancelRequested.load(ordering: .sequentiallyConsistent) == startNumber.load(ordering: .relaxed)
     }
 
     var isPending: Bool { state.load(ordering: .acquiring) & ~Self.waiterBit == Self.pending }

@@ -280,6 +280,11 @@ enum Outcomes {
             return unsafe polled(record)
         case ENOBUFS where unsafe record.pointee.kind == .receiveContinuously:
             if let stop = unsafe interruption(record) { return .finished(stop, 0) }
+            if unsafe !isReadable(record) {
+                // It needs no buffer yet, and must not stand in the way of those that do: the kernel asks for one first.
+                unsafe record.pointee.flags.insert(.polling)
+                return .again
+            }
             return unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
                 unsafe $0.pause(record, in: slot)
             } ? .paused : .again
@@ -295,6 +300,13 @@ enum Outcomes {
             }
             return unsafe .finished(status(record, ofErrno: code), progress)
         }
+    }
+
+    /// Whether there is data, an end or an error to be received now.
+    private static func isReadable(_ record: OperationRecord.Pointer) -> Bool {
+        let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
+        var interest = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        return unsafe poll(&interest, 1, 0) != 0
     }
 
     /// What an `errno` means for this operation on this handle, where the table alone cannot tell.
@@ -329,7 +341,7 @@ enum Outcomes {
 
     /// Why the operation must not go on, if so: it was cancelled, or its last handle is closed (e23, e27–e31).
     static func interruption(_ record: OperationRecord.Pointer) -> CompletionStatus? {
-        if unsafe record.pointee.cancelRequested.load(ordering: .sequentiallyConsistent) { return .cancelled }
+        if unsafe record.pointee.isCancelRequested { return .cancelled }
         let file = unsafe record.pointee.file!
         guard unsafe file._withUnsafeGuaranteedRef({ $0.isClosing }) else { return nil }
         switch unsafe (kind(record), record.pointee.kind) {
@@ -349,7 +361,7 @@ enum Outcomes {
     private static func dropAccepted(_ record: OperationRecord.Pointer) {
         guard unsafe record.pointee.kind == .accept else { return }
         if let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket {
-            _ = target.file.endAwaiting()
+            unsafe target.file.endAwaiting(record.pointee.owner!.takeUnretainedValue())
         }
         guard let details = unsafe record.pointee.details, unsafe details.pointee.acceptedDescriptor >= 0 else {
             return

@@ -74,7 +74,9 @@ enum Engine {
         if request.continuous { flags.insert(.continuous) }
         if request.alwaysPends { flags.insert(.alwaysPends) }
         unsafe record.pointee.flags = flags
-        unsafe record.pointee.cancelRequested.store(false, ordering: .relaxed)
+        unsafe record.pointee.cancelRequested.store(0, ordering: .relaxed)
+        unsafe record.pointee.startNumber.store(
+            record.pointee.startNumber.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
         unsafe record.pointee.lane = file.lane(of: request.kind)
@@ -132,7 +134,8 @@ enum Engine {
             me.noteUnassociated(file)
             return unsafe Unmanaged.passUnretained(core)
         } catch {
-            _ = unsafe file.end(record, status: error.status.rawValue, signals: false)
+            let end = unsafe file.end(record, status: error.status.rawValue, signals: false)
+            if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
             throw error
         }
     }
@@ -140,8 +143,8 @@ enum Engine {
     /// A thread ends: so do its operations on files that have no port (e35).
     static func cancelUnassociated(_ files: [FileObject], startedBy serial: UInt32) {
         for file in files where file.association == nil {
-            for operation in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == serial }) {
-                _ = cancel(operation)
+            for start in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == serial }) {
+                _ = cancel(start)
             }
         }
     }
@@ -304,11 +307,15 @@ enum Engine {
             return yields
         case .finished(let status, let information, let auxiliary, let flags):
             var next: OperationRecord.Pointer?
+            // The operation keeps its group alive, and is kept alive itself by its packet or in the graveyard.
+            let group =
+                unsafe record.pointee.kind == .receiveContinuously ? record.pointee.details!.pointee.group : nil
             let yields = unsafe finish(record, status, information, auxiliary, flags, slot, me, out, &next)
             if let next = unsafe next {
                 unsafe pushNext(next, slot)
                 pushed = true
             }
+            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteEnd(in: slot) }) { pushed = true }
             return yields
         }
     }
@@ -409,20 +416,19 @@ enum Engine {
 
     /// Asks for the end of an operation that was pending a moment ago; the caller keeps its file alive. Returns false if
     /// it was not pending any more, or had been asked already (e21).
-    static func cancel(_ operation: Operation) -> Bool {
-        let record = unsafe operation.record
-        guard
-            unsafe record.pointee.cancelRequested.compareExchange(
-                expected: false, desired: true, ordering: .sequentiallyConsistent
-            ).exchanged
+    static func cancel(_ start: FileObject.PendingStart) -> Bool {
+        let record = unsafe start.operation.record
+        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number,
+            unsafe record.pointee.cancelRequested.exchange(start.number, ordering: .sequentiallyConsistent) != start.number
         else { return false }
-        return unsafe interrupt(record)
+        return interrupt(start)
     }
 
     /// Ends the request that the kernel holds for a record, wherever it is on its way. The record's next step sees the
     /// reason: a cancellation or the closing of the file. The caller keeps the file alive.
     @discardableResult
-    static func interrupt(_ record: OperationRecord.Pointer) -> Bool {
+    static func interrupt(_ start: FileObject.PendingStart) -> Bool {
+        let record = unsafe start.operation.record
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
@@ -436,13 +442,19 @@ enum Engine {
             case .notThere:
                 break
             }
-            guard unsafe record.pointee.isPending else { return false }
+            guard unsafe record.pointee.isPending,
+                unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number
+            else { return false }
             sched_yield()
         }
         guard let slot = unsafe record.pointee.slot else { return false }
         let core = unsafe slot.core
         // After this lock, every step of the operation sees the flag: what was pushed before is in the queue.
         slot.lock.lock()
+        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
+            slot.lock.unlock()
+            return false
+        }
         let waited =
             unsafe slot.removeFromBacklog(record)
             || (record.pointee.kind == .receiveContinuously

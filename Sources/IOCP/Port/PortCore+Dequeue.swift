@@ -77,7 +77,10 @@ extension PortCore {
     func dequeueSlowly(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
-        guard !closedMirror.load(ordering: .relaxed) else { throw .portClosed }
+        guard !closedMirror.load(ordering: .relaxed) else {
+            untie(me)
+            throw .portClosed
+        }
         if !me.isTied(to: self) {
             // b21: before the thread is tied to the port, its calls come first, and do not tie it.
             if alertable, me.hasCalls {
@@ -223,6 +226,7 @@ extension PortCore {
                 me.delivery = .none
                 unlockAndWake()
                 if !wasWoken { me.awaitWakeUp() }
+                untie(me)
                 throw .abandoned
             }
         }

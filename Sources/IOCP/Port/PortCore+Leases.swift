@@ -75,6 +75,13 @@ extension PortCore {
         if let slot { settle(slot) }
     }
 
+    /// The port is closed: the calling thread is tied to it no more, and does not keep its rings (rundown).
+    func untie(_ thread: IOThread) {
+        guard thread.isTied(to: self) else { return }
+        leave(thread)
+        thread.tie(to: nil)
+    }
+
     /// The calling thread is about to block on something else: its place is free (d7).
     func block(_ thread: IOThread) {
         lock.lock()

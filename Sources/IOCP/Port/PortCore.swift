@@ -113,6 +113,7 @@ internal import Synchronization
         unlockAndWake()
         for slot in slots { settle(slot) }
         if isRetired { Observer.shared.forget(self) }
+        untie(me)
         me.buryDead()
     }
 
