@@ -48,7 +48,7 @@ extension Socket {
         _ = try operation.claimed { () throws(PortError) in
             let file = try opened()
             guard file.association != nil else {
-                throw .invalid("connections are accepted continuously by packets: associate the listener with a port first")
+                throw .invalid("connections are told of by packets: associate the listener with a port first")
             }
             try operation.requirePacket()
             operation.acceptsMessages = file.kind == .message

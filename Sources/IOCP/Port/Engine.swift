@@ -315,7 +315,9 @@ enum Engine {
                 unsafe pushNext(next, slot)
                 pushed = true
             }
-            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteEnd(in: slot) }) { pushed = true }
+            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteEnd(in: slot) }) {
+                pushed = true
+            }
             return yields
         }
     }
@@ -419,7 +421,8 @@ enum Engine {
     static func cancel(_ start: FileObject.PendingStart) -> Bool {
         let record = unsafe start.operation.record
         guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number,
-            unsafe record.pointee.cancelRequested.exchange(start.number, ordering: .sequentiallyConsistent) != start.number
+            unsafe record.pointee.cancelRequested.exchange(start.number, ordering: .sequentiallyConsistent)
+                != start.number
         else { return false }
         return interrupt(start)
     }
