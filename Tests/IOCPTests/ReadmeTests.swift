@@ -151,6 +151,8 @@ private final class Client: Sendable {
             let count = bytes.withUnsafeBytes {
                 Glibc.send(descriptor, $0.baseAddress! + sent, $0.count - sent, Int32(MSG_NOSIGNAL))
             }
+            // A thread of the pool may have operations of other tests in flight, which interrupt its timed calls.
+            if count < 0, errno == EINTR { continue }
             guard count > 0 else { return }
             sent += count
         }
@@ -164,6 +166,7 @@ private final class Client: Sendable {
             let got = bytes.withUnsafeMutableBytes {
                 recv(descriptor, $0.baseAddress! + received, count - received, 0)
             }
+            if got < 0, errno == EINTR { continue }
             guard got > 0 else { break }
             received += got
         }
