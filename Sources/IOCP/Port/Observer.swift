@@ -14,10 +14,8 @@ final class Observer: @unchecked Sendable {
 
     static let shared = Observer()
 
-    /// Milliseconds between two looks at busy threads, in quiet times: an entry is unsubmitted for two of them at most.
-    static let tickMilliseconds: Int32 = 5
-    /// The same after something had to be handed on, for so many ticks.
-    private static let troubledTickMilliseconds: Int32 = 1
+    /// After something had to be handed on, so many ticks come this often.
+    private static let troubledInterval: Int64 = 1_000_000
     private static let troubledTicks = 50
     /// Ticks without anything to look after before the ticking ends.
     private static let quietTicks = 20
@@ -30,6 +28,8 @@ final class Observer: @unchecked Sendable {
     private var cores: [PortCore] = []
     private var homes: [UInt64: (core: PortCore, slotIndex: Int)] = [:]
     private var isStarted = false
+    /// Nanoseconds between two looks at busy threads: what the most demanding of the ports asks for.
+    private let interval = Atomic<Int64>(0)
 
     /// 1 while the thread does not tick and nobody has asked it to.
     private static let isAsleep = Atomic<Bool>(true)
@@ -54,13 +54,20 @@ final class Observer: @unchecked Sendable {
         }
         for (index, slot) in core.slots.enumerated() { homes[slot.identifier] = (core, index) }
         cores.append(core)
+        agreeOnInterval()
     }
 
     func forget(_ core: PortCore) {
         lock.lock()
         for slot in core.slots { homes[slot.identifier] = nil }
         cores.removeAll { $0 === core }
+        agreeOnInterval()
         lock.unlock()
+    }
+
+    /// Under `lock`.
+    private func agreeOnInterval() {
+        interval.store(min(1_000_000_000, cores.map(\.monitorInterval).min() ?? 0), ordering: .relaxed)
     }
 
     /// Looks at the slot once it has completions, once.
@@ -128,7 +135,7 @@ final class Observer: @unchecked Sendable {
                 if identifier == 0 {
                     var value: UInt64 = 0
                     _ = unsafe read(doorbell, &value, 8)
-                    if !ticks { nextTick = iocp_now_ns() + Int64(Self.tickMilliseconds) * 1_000_000 }
+                    if !ticks { nextTick = iocp_now_ns() + interval.load(ordering: .relaxed) }
                     ticks = true
                     quiet = 0
                 } else {
@@ -157,8 +164,8 @@ final class Observer: @unchecked Sendable {
                     }
                 }
             }
-            let pause = troubled > 0 ? Self.troubledTickMilliseconds : Self.tickMilliseconds
-            nextTick = now + Int64(pause) * 1_000_000
+            let pause = interval.load(ordering: .relaxed)
+            nextTick = now + (troubled > 0 ? min(pause, Self.troubledInterval) : pause)
         }
     }
 
