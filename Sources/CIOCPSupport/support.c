@@ -128,6 +128,35 @@ int iocp_gettid(void)
     return (int)syscall(SYS_gettid);
 }
 
+int64_t iocp_thread_time_ns(int tid)
+{
+    SEAM(thread_time_ns(tid));
+    struct timespec ts;
+    // How the kernel numbers the clock of a thread: clock_getcpuclockid(3) makes the same of a process.
+    clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6);
+    if (clock_gettime(clock, &ts) != 0)
+        return -1;
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+char iocp_thread_state(int tid)
+{
+    SEAM(thread_state(tid));
+    char path[48], text[128];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (length <= 0)
+        return 0;
+    text[length] = 0;
+    // The name in parentheses, at most 15 bytes, may hold any character.
+    const char *end = strrchr(text, ')');
+    return end && end[1] == ' ' ? end[2] : 0;
+}
+
 // The CPU quota of a cgroup v2 file ("MAX PERIOD"), rounded up to whole processors; INT_MAX if there is none.
 static int quota_v2(const char *path)
 {

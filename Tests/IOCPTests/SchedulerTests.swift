@@ -135,11 +135,11 @@ private struct Model {
 
     func dequeue(_ port: Int, _ me: Int, most: Int, immediate: Bool, called: Bool) -> ModelResult? {
         let state = unsafe states + me
-        if let previous = portOf[me], previous != port {
-            unsafe schedulers[previous].release(state)
-            redistribute(previous)
+        if portOf[me] != port {
+            part(me)
+            portOf[me] = port
+            unsafe schedulers[port].join(state)
         }
-        portOf[me] = port
         unsafe schedulers[port].beginRemoval(state)
         if unsafe schedulers[port].take(state) {
             let count = 1 + schedulers[port].takeMore(atMost: most - 1)
@@ -159,15 +159,32 @@ private struct Model {
         return nil
     }
 
-    func release(_ me: Int) {
+    func block(_ me: Int, seen: Bool) {
         guard let port = portOf[me] else { return }
-        unsafe schedulers[port].release(states + me)
+        unsafe schedulers[port].block(states + me, seen: seen)
         redistribute(port)
     }
 
-    func resume(_ me: Int) {
+    func goOn(_ me: Int) {
         guard let port = portOf[me] else { return }
-        unsafe schedulers[port].resume(states + me)
+        unsafe schedulers[port].goOn(states + me)
+    }
+
+    /// Exits, or moves to another port.
+    func part(_ me: Int) {
+        guard let port = portOf[me] else { return }
+        unsafe schedulers[port].part(states + me)
+        portOf[me] = nil
+        redistribute(port)
+    }
+
+    /// Every tied thread, found by going round once.
+    func tied(_ port: Int) -> Set<Int> {
+        var found: Set<Int> = []
+        while let next = unsafe schedulers[port].nextTied(where: { unsafe !found.contains(thread($0)) }) {
+            unsafe found.insert(thread(next))
+        }
+        return found
     }
 
     func withdraw(_ me: Int, _ result: ModelResult) {
@@ -232,16 +249,15 @@ struct SchedulerTests {
                 driver.withdraw(me, result)
             case (7...8, .running):
                 if let q = model.queueOf[me] { model.slotReleased(model.queues[q]) }
-                driver.release(me)
+                driver.block(me, seen: random.next() % 2 == 0)
                 activity[me] = .blocked
             case (7...9, .blocked):
                 if let q = model.queueOf[me] { model.queues[q].current += 1 }
-                driver.resume(me)
+                driver.goOn(me)
                 activity[me] = .running
             case (9, .running):
                 model.exit(me)
-                driver.release(me)
-                driver.portOf[me] = nil
+                driver.part(me)
             default:
                 break
             }
@@ -261,6 +277,7 @@ struct SchedulerTests {
                 #expect(scheduler.waiting == queue.waiters.count)
                 #expect(driver.packets[index] == queue.entries)
                 #expect(driver.waiters(index) == queue.waiters)
+                #expect(driver.tied(index) == Set(queue.threads))
                 // The invariant d9b.
                 if scheduler.queued > 0, scheduler.waiting > 0 {
                     depthAndWaiters += 1
@@ -268,6 +285,8 @@ struct SchedulerTests {
                 }
                 let counted = (0..<threadCount).filter { activity[$0] == .running && model.queueOf[$0] == index }
                 #expect(scheduler.running == counted.count)
+                let blocked = (0..<threadCount).filter { activity[$0] == .blocked && model.queueOf[$0] == index }
+                #expect(scheduler.blocked == blocked.count && scheduler.seenBlocked <= blocked.count)
             }
         }
         #expect(depthAndWaiters > 0 && delivered.count > 200, "too tame: \(depthAndWaiters), \(delivered.count)")
@@ -300,7 +319,7 @@ struct SchedulerTests {
         let driver = Driver(limits: [1], threads: 2)
         _ = driver.dequeue(0, 0, most: 1, immediate: false, called: false)
         _ = driver.dequeue(0, 1, most: 1, immediate: true, called: false)
-        driver.release(1)
+        driver.block(1, seen: true)
         #expect(driver.results.isEmpty)
         #expect(driver.waiters(0) == [0])
     }

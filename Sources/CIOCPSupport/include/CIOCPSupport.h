@@ -32,6 +32,8 @@ struct iocp_stand_in {
     bool (*membarrier)(void);
     void (*yield)(void);
     int (*gettid)(void);
+    int64_t (*thread_time_ns)(int tid);
+    char (*thread_state)(int tid);
     int (*epoll_create)(void);
     int (*epoll_set)(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier);
     int (*epoll_wait)(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
@@ -73,6 +75,10 @@ static inline void iocp_cpu_relax(void) {
 // --- Things that are macros or variadic in C.
 
 int iocp_gettid(void);
+/// Processor time that a thread of the process has used, in nanoseconds; -1 if there is no such thread.
+int64_t iocp_thread_time_ns(int tid);
+/// The letter of proc(5) for what a thread of the process does: R, S, D, T, t, Z, X, ...; 0 if it cannot be read.
+char iocp_thread_state(int tid);
 /// Processors the process may use: affinity mask, lowered by a cgroup CPU quota rounded up. At least 1.
 int iocp_available_processors(void);
 /// Sets SIGPIPE to ignored if it still has its default action. Returns whether it changed it.

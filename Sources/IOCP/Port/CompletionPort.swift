@@ -39,6 +39,11 @@ public final class CompletionPort: Sendable {
         /// Rings at most; nil is the limit or the larger of 8 and the processors, whichever is smaller. Running threads
         /// beyond the rings enter the kernel for each operation.
         public var rings: Int?
+        /// Whether threads that block outside of the library are seen, and their places given to others (d7). If not,
+        /// only ``withBlockingRegion(_:)`` and the library's own waits give a place up.
+        ///
+        /// Needs `/proc`; without it nothing is seen.
+        public var seesBlocking = true
 
         public init() {}
     }
@@ -61,7 +66,9 @@ public final class CompletionPort: Sendable {
         let rings = min(limit, options.rings ?? max(8, processors))
         let ringOptions = RingOptions(
             submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
-        self.init(try PortCore(limit: limit, slotCount: rings, options: ringOptions), .all)
+        self.init(
+            try PortCore(limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking), .all
+        )
     }
 
     /// Creates a port and associates a handle with it, or does neither.

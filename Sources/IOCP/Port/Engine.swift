@@ -110,13 +110,17 @@ enum Engine {
 
         let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
         let slot = unsafe own ?? Unmanaged.passUnretained(core._withUnsafeGuaranteedRef { $0.foreignSlot() })
-        unsafe slot._withUnsafeGuaranteedRef { slot in
+        let isDeferred = unsafe start == .deferred && own != nil
+        let isDue = unsafe slot._withUnsafeGuaranteedRef { slot in
             slot.lock.lock()
             unsafe slot.push(record)
             unsafe record.pointee.isQueued.store(true, ordering: .releasing)
+            let isDue = isDeferred && slot.noteDeferred()
             slot.lock.unlock()
+            return isDue
         }
-        if start == .deferred, unsafe own != nil {
+        if isDeferred {
+            if isDue { unsafe slot._withUnsafeGuaranteedRef { _ = $0.submit() } }
             Observer.noteDeparture()
             return .pending
         }

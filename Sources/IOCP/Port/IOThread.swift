@@ -12,6 +12,8 @@ internal import Synchronization
 
     /// Never reused, never 0.
     let serial: UInt32
+    /// The kernel's number of the thread.
+    let identifier: Int32
 
     /// The port that the thread is tied to (d4). Only the thread itself touches it.
     private(set) var core: PortCore?
@@ -31,6 +33,13 @@ internal import Synchronization
         /// A call was queued to the thread.
         case calls
     }
+
+    /// Whether the thread has come back from its last dequeue. Not while it is counted but still asleep in one.
+    let isOut = Atomic<Bool>(true)
+    /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
+    var timeWhenBlocked: Int64 = 0
+    /// Blocking regions that the thread is in. Only the thread itself touches it.
+    private var regions = 0
 
     /// What ended the thread's wait, under the port's lock.
     var delivery = Delivery.none
@@ -78,6 +87,7 @@ internal import Synchronization
 
     private init() {
         serial = Self.nextSerial.wrappingAdd(1, ordering: .relaxed).oldValue
+        identifier = iocp_gettid()
         unsafe state = .allocate(capacity: 1)
         unsafe scratch = .allocate(capacity: Self.scratchCapacity)
         unsafe state.initialize(to: ThreadState(owner: Unmanaged.passUnretained(self).toOpaque()))
@@ -233,13 +243,20 @@ internal import Synchronization
     /// Runs `body`, which is expected to block: the thread's place is free for another meanwhile (d7), and the count of
     /// running threads may exceed the limit when it returns (d10).
     func blocking(_ body: () -> Void) {
-        guard let core else {
-            body()
-            return
-        }
-        core.block(self)
+        enterRegion()
         body()
-        core.unblock(self)
+        leaveRegion()
+    }
+
+    /// Regions may be nested, and the thread may turn to another port inside one: its dequeue counts it there.
+    func enterRegion() {
+        regions += 1
+        if regions == 1 { core?.block(self) }
+    }
+
+    func leaveRegion() {
+        regions -= 1
+        if regions == 0 { core?.unblock(self) }
     }
 
     // MARK: Calls

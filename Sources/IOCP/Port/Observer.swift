@@ -13,8 +13,11 @@ final class Observer: @unchecked Sendable {
 
     static let shared = Observer()
 
-    /// Milliseconds between two looks at busy threads: an entry is unsubmitted for two of them at most.
+    /// Milliseconds between two looks at busy threads, in quiet times: an entry is unsubmitted for two of them at most.
     static let tickMilliseconds: Int32 = 5
+    /// The same after something had to be handed on, for so many ticks.
+    private static let troubledTickMilliseconds: Int32 = 1
+    private static let troubledTicks = 50
     /// Ticks without anything to look after before the ticking ends.
     private static let quietTicks = 20
     private static let batch: Int32 = 16
@@ -97,36 +100,50 @@ final class Observer: @unchecked Sendable {
     private func run() -> Never {
         let me = IOThread.current
         var quiet = 0
+        var troubled = 0
         var ticks = false
+        var nextTick: Int64 = 0
         let ready = UnsafeMutablePointer<UInt64>.allocate(capacity: Int(Self.batch))
         while true {
-            let count = unsafe iocp_epoll_wait(epoll, ready, Self.batch, ticks ? Self.tickMilliseconds : -1)
+            let left = max(0, nextTick - iocp_now_ns())
+            let count = unsafe iocp_epoll_wait(
+                epoll, ready, Self.batch, ticks ? Int32((left + 999_999) / 1_000_000) : -1)
             Self.wakeUps.add(1, ordering: .relaxed)
             for index in 0..<max(0, Int(count)) {
                 let identifier = unsafe ready[index]
                 if identifier == 0 {
                     iocp_eventfd_clear(doorbell)
+                    if !ticks { nextTick = iocp_now_ns() + Int64(Self.tickMilliseconds) * 1_000_000 }
                     ticks = true
                     quiet = 0
                 } else {
                     look(at: identifier, me)
                 }
             }
-            guard ticks else { continue }
-            if tickAll(me) {
+            // What is ready in between does not hurry the ticks.
+            let now = iocp_now_ns()
+            guard ticks, now >= nextTick else { continue }
+            troubled = max(0, troubled - 1)
+            switch tickAll(me) {
+            case .trouble:
                 quiet = 0
-            } else {
+                troubled = Self.troubledTicks
+            case .something:
+                quiet = 0
+            case .nothing:
                 quiet += 1
                 if quiet >= Self.quietTicks {
                     // Declared asleep first, then looked again: whoever departs from now on rings the bell.
                     Self.isAsleep.store(true, ordering: .sequentiallyConsistent)
-                    if tickAll(me) {
+                    if tickAll(me) > .nothing {
                         if Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { quiet = 0 }
                     } else {
                         ticks = false
                     }
                 }
             }
+            let pause = troubled > 0 ? Self.troubledTickMilliseconds : Self.tickMilliseconds
+            nextTick = now + Int64(pause) * 1_000_000
         }
     }
 
@@ -139,12 +156,12 @@ final class Observer: @unchecked Sendable {
         if core.observe(slot, me) { arm(slot) }
     }
 
-    private func tickAll(_ me: IOThread) -> Bool {
+    private func tickAll(_ me: IOThread) -> PortCore.Findings {
         lock.lock()
         let living = cores
         lock.unlock()
-        var busy = false
-        for core in living where core.tick(me) { busy = true }
-        return busy
+        var findings = PortCore.Findings.nothing
+        for core in living { findings = max(findings, core.tick(me)) }
+        return findings
     }
 }

@@ -24,11 +24,11 @@ extension PortCore {
     /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
     @inline(__always)
     func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
-        guard me.isTied(to: self), let slot = unsafe me.leasedReference, queuedMirror.load(ordering: .relaxed) == 0,
-            runningMirror.load(ordering: .relaxed) <= limit, !closedMirror.load(ordering: .relaxed)
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, quickMirror.load(ordering: .relaxed)
         else { return 0 }
         return unsafe slot._withUnsafeGuaranteedRef { slot in
             guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            slot.endRound()
             slot.submit()
             let count = unsafe harvestDirectly(slot, into: out, me)
             if count > 0 {
@@ -81,6 +81,7 @@ extension PortCore {
             untie(me)
             throw .portClosed
         }
+        var joins = false
         if !me.isTied(to: self) {
             // b21: before the thread is tied to the port, its calls come first, and do not tie it.
             if alertable, me.hasCalls {
@@ -89,7 +90,11 @@ extension PortCore {
             }
             me.core?.leave(me)
             me.tie(to: self)
+            joins = true
         }
+        me.isOut.store(false, ordering: .relaxed)
+        defer { me.isOut.store(true, ordering: .relaxed) }
+        unsafe me.leasedReference?._withUnsafeGuaranteedRef { $0.endRound() }
         if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
             unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
@@ -97,9 +102,12 @@ extension PortCore {
         lock.lock()
         guard !isClosed else {
             lock.unlock()
+            if joins { me.tie(to: nil) }
             throw .portClosed
         }
+        if joins { unsafe scheduler.join(me.state) }
         unsafe scheduler.beginRemoval(me.state)
+        recheckBlocked()
         if unsafe me.leasedReference == nil { _ = leaseFree(for: me) }
         collect(me, atMost: out.count)
         if unsafe scheduler.take(me.state) {

@@ -67,23 +67,38 @@ extension PortCore {
         me.buryDead()
     }
 
-    /// The observer's tick: entries that a busy thread left unsubmitted since the last tick, and completions that wait
-    /// behind a busy thread while another could take them. A ring whose thread stays away is waited for from then on, as
-    /// if nobody leased it. Returns whether there is anything to tick for.
-    func tick(_ me: IOThread) -> Bool {
-        var busy = false
-        for slot in slots where slot.owner.load(ordering: .acquiring) != 0 {
+    /// What a tick of the monitor found.
+    enum Findings: Comparable {
+        /// Nothing waits behind a thread that is out in user code.
+        case nothing
+        /// Something could, and is to be looked at again.
+        case something
+        /// Something did, and was handed on.
+        case trouble
+    }
+
+    /// The monitor's look at what may wait behind threads that are out in user code: entries that a thread left
+    /// unsubmitted, completions in its ring while another thread could take them, packets while it holds a place and is
+    /// blocked. A ring whose thread stays away is waited for from then on, as if nobody leased it.
+    func tick(_ me: IOThread) -> Findings {
+        var findings = Findings.nothing
+        for slot in slots {
+            let isLeased = slot.owner.load(ordering: .acquiring) != 0
             let entries = slot.entries.load(ordering: .relaxed)
             let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
-            if slot.submitter.unsubmitted > 0 || slot.hasBacklog {
-                busy = true
-                if isAway { slot.relieve() }
+            if slot.unsubmittedRequests > 0 {
+                findings = max(findings, .something)
+                if isAway {
+                    slot.relieve()
+                    if !isLeased { settle(slot) }
+                    findings = .trouble
+                }
             }
-            // A thread that sleeps in the ring sees its completions by itself.
-            if slot.isWatched { continue }
+            // A thread that sleeps in the ring sees its completions by itself; without a thread, the observer does.
+            if !isLeased || slot.isWatched { continue }
             if slot.inFlight.load(ordering: .relaxed) > 0 {
                 if !isAway {
-                    busy = true
+                    findings = max(findings, .something)
                 } else if !slot.isLeftAlone {
                     slot.leaveAlone()
                     Observer.shared.arm(slot)
@@ -93,13 +108,18 @@ extension PortCore {
             guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.hasCompletions {
+                findings = .trouble
                 lock.lock()
+                recheckBlocked()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
                 unlockAndWake()
             }
         }
+        if seemsHeldUp {
+            findings = lookAtHolders(me) ? .trouble : max(findings, .something)
+        }
         me.buryDead()
-        return busy
+        return findings
     }
 }

@@ -67,7 +67,7 @@ extension PortCore {
     /// The calling thread is no longer this port's: it exits or dequeues from another (d13, d14).
     func leave(_ thread: IOThread) {
         lock.lock()
-        unsafe scheduler.release(thread.state)
+        unsafe scheduler.part(thread.state)
         let slot = revokeLease(of: thread)
         unsafe thread.slotReference = nil
         redistribute()
@@ -80,30 +80,6 @@ extension PortCore {
         guard thread.isTied(to: self) else { return }
         leave(thread)
         thread.tie(to: nil)
-    }
-
-    /// The calling thread is about to block on something else: its place is free (d7).
-    func block(_ thread: IOThread) {
-        lock.lock()
-        unsafe scheduler.release(thread.state)
-        let slot = revokeLease(of: thread)
-        if let slot, slot.hasCompletions, !isClosed { absorb(slot, thread, atMost: .max) }
-        redistribute()
-        unlockAndWake()
-        if let slot { settle(slot) }
-        thread.buryDead()
-    }
-
-    /// It goes on. The count may exceed the limit until it falls by itself (d10).
-    func unblock(_ thread: IOThread) {
-        lock.lock()
-        if !isClosed {
-            unsafe scheduler.resume(thread.state)
-            if thread.leasedSlot == nil { _ = leaseFree(for: thread) }
-        }
-        publish()
-        unlockAndWake()
-        Observer.noteDeparture()
     }
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.

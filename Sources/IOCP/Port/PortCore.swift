@@ -40,6 +40,9 @@ internal import Synchronization
     let runningMirror = Atomic<Int>(0)
     let waitingMirror = Atomic<Int>(0)
     let closedMirror = Atomic<Bool>(false)
+    /// Whether a running thread may take from its own ring without the lock: nothing older is queued, the limit is kept,
+    /// and nobody has to be looked at first.
+    let quickMirror = Atomic<Bool>(true)
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
     let watchers = Atomic<Int>(0)
@@ -54,9 +57,26 @@ internal import Synchronization
     /// When a drowning slot last called for help, in nanoseconds.
     var lastHelp: Int64 = 0
 
-    init(limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false) throws(PortError) {
+    // Threads that block elsewhere. Times in nanoseconds.
+    /// Whether blocked threads are looked for.
+    let seesBlocking: Bool
+    /// When holders of places may be looked at again, and how long after that.
+    let nextLook = Atomic<Int64>(0)
+    var lookPause: Int64 = 0
+    /// When those that were blocked may be looked at again, and how long after that.
+    var nextRecheck: Int64 = 0
+    var recheckPause: Int64 = 0
+
+    // For statistics, under the lock.
+    var handOvers = 0
+    var wakeUps = 0
+
+    init(
+        limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false, seesBlocking: Bool = true
+    ) throws(PortError) {
         self.limit = limit
         self.isHomeless = isHomeless
+        self.seesBlocking = seesBlocking && !isHomeless && ThreadProbe.isAvailable
         guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             for index in 0..<slotCount {
@@ -149,16 +169,22 @@ internal import Synchronization
             lock.unlock()
             return false
         }
-        // What completed before this post comes before it: a single thread must not see its own order changed (c8).
-        if me.isTied(to: self), let slot = unsafe me.leasedReference {
-            unsafe slot._withUnsafeGuaranteedRef {
-                if $0.hasCompletions { absorb($0, me, atMost: .max) }
+        if me.isTied(to: self) {
+            // What completed before this post comes before it: a thread must not see its own order changed (c8).
+            if let slot = unsafe me.leasedReference {
+                unsafe slot._withUnsafeGuaranteedRef {
+                    if $0.hasCompletions { absorb($0, me, atMost: .max) }
+                }
             }
+            if unsafe me.state.pointee.isBlocked { goesOnUnseen(me) }
         }
+        recheckBlocked()
         insert(entry)
         publish()
+        let isHeldUp = scheduler.queued > 0 && scheduler.waiting > 0
         unlockAndWake()
         if !me.graveyard.isEmpty { me.buryDead() }
+        if isHeldUp { lookAtHolders(me) }
         return true
     }
 
@@ -170,6 +196,7 @@ internal import Synchronization
             Engine.discard(entry, graveyard: me)
             return
         }
+        recheckBlocked()
         insert(entry)
         publish()
         unlockAndWake()
@@ -202,6 +229,7 @@ internal import Synchronization
 
     func hand(_ entry: PacketEntry, to thread: IOThread) {
         thread.delivery = .packet(entry)
+        wakeUps += 1
         lease(for: thread)
         enlist(thread)
     }
@@ -232,6 +260,9 @@ internal import Synchronization
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
+        quickMirror.store(
+            scheduler.queued == 0 && scheduler.running <= limit && scheduler.seenBlocked == 0 && !isClosed,
+            ordering: .relaxed)
     }
 
     func wakeEveryWatcher() {

@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import IOUring
 internal import Synchronization
@@ -40,6 +41,15 @@ internal import Synchronization
     let entriesAtLastTick = Atomic<UInt32>(0)
     /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
     private let entriesWhenLeft = Atomic<UInt64>(.max)
+
+    // How long entries wait to be submitted, so that a busy thread does not keep them back. Its starts only use these.
+    /// When the first entry since the thread's last dequeue was pushed, and how many were.
+    private let roundStart = Atomic<Int64>(0)
+    private let roundCount = Atomic<Int64>(0)
+    /// Entries that are pushed in 50 µs at the pace of the last rounds: with so many, a start enters the kernel.
+    private let flushCount = Atomic<Int64>(Slot.mostDeferred)
+    private static let mostDeferred: Int64 = 256
+    private static let longestDeferral: Int64 = 50_000
 
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
@@ -88,6 +98,33 @@ internal import Synchronization
         inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
     }
 
+    /// The leaseholder has pushed an entry that is to wait for its next dequeue. Returns whether it should not: the thread
+    /// takes so long between two dequeues that the entries pushed since the last flush are old.
+    @inline(__always)
+    func noteDeferred() -> Bool {
+        let count = roundCount.load(ordering: .relaxed) + 1
+        roundCount.store(count, ordering: .relaxed)
+        if count == 1 { roundStart.store(iocp_now_ns(), ordering: .relaxed) }
+        let flushCount = flushCount.load(ordering: .relaxed)
+        return flushCount < Self.mostDeferred && count % flushCount == 0
+    }
+
+    /// The leaseholder dequeues again.
+    @inline(__always)
+    func endRound() {
+        if roundCount.load(ordering: .relaxed) > 0 { endRoundOfEntries() }
+    }
+
+    @inline(never)
+    private func endRoundOfEntries() {
+        let count = roundCount.load(ordering: .relaxed)
+        roundCount.store(0, ordering: .relaxed)
+        let each = (iocp_now_ns() - roundStart.load(ordering: .relaxed)) / count
+        let fitting = max(1, min(Self.mostDeferred, Self.longestDeferral / max(1, each)))
+        // Down at once; up by and by, since one quick round does not make a quick server.
+        flushCount.store(min(fitting, flushCount.load(ordering: .relaxed) * 2), ordering: .relaxed)
+    }
+
     @inline(__always)
     private func enqueue(_ entry: SubmissionEntry) -> Bool {
         guard ring.enqueue(entry) else { return false }
@@ -121,6 +158,9 @@ internal import Synchronization
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
+
+    /// Requests that have not entered the kernel.
+    var unsubmittedRequests: Int { Int(submitter.unsubmitted) + backlogCount.load(ordering: .relaxed) }
 
     var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
 

@@ -14,9 +14,15 @@
     private(set) var queued = 0
     /// Threads asleep in a dequeue.
     private(set) var waiting = 0
+    /// Threads that are tied to the port but blocked on something else: not counted until they go on (d7, d10).
+    private(set) var blocked = 0
+    /// Those of them that were seen to block and will not say when they go on.
+    private(set) var seenBlocked = 0
 
     /// The waiter that came last: the next to be woken (d1).
     private var newest: ThreadState.Pointer?
+    /// Every thread that is tied to the port (d4), as a ring of links. Its order means nothing: looks go round in it.
+    private var tied: ThreadState.Pointer?
 
     init(limit: Int) {
         precondition(limit > 0, "a port lets at least one thread run")
@@ -43,11 +49,38 @@
         queued += 1
     }
 
+    /// A thread is tied to the port by its first dequeue, which changes no count: it is not counted yet (d4).
+    mutating func join(_ thread: ThreadState.Pointer) {
+        if let first = unsafe tied, let last = unsafe first.pointee.previousTied {
+            unsafe thread.pointee.nextTied = first
+            unsafe thread.pointee.previousTied = last
+            unsafe last.pointee.nextTied = thread
+            unsafe first.pointee.previousTied = thread
+        } else {
+            unsafe thread.pointee.nextTied = thread
+            unsafe thread.pointee.previousTied = thread
+            unsafe tied = thread
+        }
+    }
+
+    /// A thread moves to another port, exits, or the port goes away: it is tied no more, and its place is free (d13, d14).
+    mutating func part(_ thread: ThreadState.Pointer) {
+        unsafe uncount(thread)
+        unsafe unblock(thread)
+        guard let next = unsafe thread.pointee.nextTied, let previous = unsafe thread.pointee.previousTied else {
+            return
+        }
+        unsafe previous.pointee.nextTied = next
+        unsafe next.pointee.previousTied = previous
+        if unsafe tied == thread { unsafe tied = next == thread ? nil : next }
+        unsafe thread.pointee.nextTied = nil
+        unsafe thread.pointee.previousTied = nil
+    }
+
     /// A thread enters a dequeue: it no longer runs on behalf of the port (first step of the removal, d8, d11).
-    ///
-    /// Joining a port does not change its count: a thread that was never tied to it is not counted yet (d4).
     mutating func beginRemoval(_ thread: ThreadState.Pointer) {
         unsafe uncount(thread)
+        unsafe unblock(thread)
     }
 
     /// Takes a packet for a thread that is inside a dequeue, if one is queued and one more thread may run (d11).
@@ -90,9 +123,20 @@
         unsafe count(thread)
     }
 
-    /// A counted thread blocks on something else, moves to another port, or exits (d7, d13, d14).
-    mutating func release(_ thread: ThreadState.Pointer) {
+    /// A tied thread blocks on something else: its place is free (d7). It was `seen` to, or has said so.
+    mutating func block(_ thread: ThreadState.Pointer, seen: Bool) {
         unsafe uncount(thread)
+        unsafe unblock(thread)
+        unsafe thread.pointee.isBlocked = true
+        unsafe thread.pointee.isSeen = seen
+        blocked += 1
+        if seen { seenBlocked += 1 }
+    }
+
+    /// It goes on: one of the running again whatever the limit says, until the count falls by itself (d10).
+    mutating func goOn(_ thread: ThreadState.Pointer) {
+        unsafe unblock(thread)
+        unsafe count(thread)
     }
 
     /// After the count fell: the newest waiter gets the oldest packet, if there are both and one more may run.
@@ -132,6 +176,21 @@
         }
     }
 
+    /// The next of the tied threads for which `isWanted` is true, each in turn from one call to the next.
+    mutating func nextTied(where isWanted: (ThreadState.Pointer) -> Bool) -> ThreadState.Pointer? {
+        guard let start = unsafe tied else { return nil }
+        var candidate = unsafe start
+        repeat {
+            let next = unsafe candidate.pointee.nextTied!
+            if unsafe isWanted(candidate) {
+                unsafe tied = next
+                return unsafe candidate
+            }
+            unsafe candidate = next
+        } while unsafe candidate != start
+        return nil
+    }
+
     private mutating func count(_ thread: ThreadState.Pointer) {
         if unsafe !thread.pointee.isCounted {
             unsafe thread.pointee.isCounted = true
@@ -143,6 +202,14 @@
         if unsafe thread.pointee.isCounted {
             unsafe thread.pointee.isCounted = false
             running -= 1
+        }
+    }
+
+    private mutating func unblock(_ thread: ThreadState.Pointer) {
+        if unsafe thread.pointee.isBlocked {
+            unsafe thread.pointee.isBlocked = false
+            blocked -= 1
+            if unsafe thread.pointee.isSeen { seenBlocked -= 1 }
         }
     }
 
@@ -167,10 +234,16 @@
 @safe struct ThreadState {
     typealias Pointer = UnsafeMutablePointer<ThreadState>
 
-    var isCounted = false
-    var isWaiting = false
+    fileprivate(set) var isCounted = false
+    fileprivate(set) var isWaiting = false
+    /// Tied to the port and blocked on something else, as far as the port knows.
+    fileprivate(set) var isBlocked = false
+    /// It was seen to block.
+    fileprivate(set) var isSeen = false
     fileprivate var older: Pointer?
     fileprivate var newer: Pointer?
+    fileprivate var nextTied: Pointer?
+    fileprivate var previousTied: Pointer?
     /// The engine's record of the thread; the scheduler never looks at it.
     let owner: UnsafeMutableRawPointer
 
