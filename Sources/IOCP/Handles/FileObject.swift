@@ -539,7 +539,7 @@ struct SpinLock: ~Copyable {
         while word.load(ordering: .relaxed) != 0 || word.exchange(1, ordering: .acquiring) != 0 {
             rounds += 1
             // The holder may have been preempted on this very processor.
-            if rounds < 64 { iocp_cpu_relax() } else { sched_yield() }
+            if rounds < 64 { iocp_cpu_relax() } else { iocp_yield() }
         }
     }
 }

@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import Synchronization
 
@@ -147,7 +148,7 @@ internal import Synchronization
         ).exchanged {
             // A completer writes the status a few instructions before it declares the record idle.
             guard unsafe record.pointee.isCompleting else { throw PortError.operationInFlight }
-            sched_yield()
+            iocp_yield()
         }
     }
 

@@ -1,5 +1,4 @@
 internal import CIOCPSupport
-internal import Glibc
 internal import Synchronization
 
 /// One thread of the process that looks after what no dequeuing thread looks after.
@@ -85,8 +84,7 @@ final class Observer: @unchecked Sendable {
     @inline(never)
     private func ring() {
         guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
-        var one: UInt64 = 1
-        _ = unsafe write(doorbell, &one, 8)
+        iocp_eventfd_signal(doorbell)
     }
 
     /// Makes the descriptors and the thread, if there are none yet. Under `lock`.
@@ -99,22 +97,10 @@ final class Observer: @unchecked Sendable {
             guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
             _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
         }
-        // The process's signals are not for this thread.
-        var all = sigset_t()
-        var previous = sigset_t()
-        unsafe sigfillset(&all)
-        unsafe pthread_sigmask(SIG_SETMASK, &all, &previous)
-        var thread = pthread_t()
-        let result = unsafe pthread_create(
-            &thread, nil,
-            { _ in
-                Observer.shared.run()
-            }, nil)
-        unsafe pthread_sigmask(SIG_SETMASK, &previous, nil)
+        let result = iocp_start_thread { Observer.shared.run() }
         guard result == 0 else {
             throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
         }
-        pthread_detach(thread)
         isStarted = true
     }
 
@@ -133,8 +119,7 @@ final class Observer: @unchecked Sendable {
             for index in 0..<max(0, Int(count)) {
                 let identifier = unsafe ready[index]
                 if identifier == 0 {
-                    var value: UInt64 = 0
-                    _ = unsafe read(doorbell, &value, 8)
+                    iocp_eventfd_clear(doorbell)
                     if !ticks { nextTick = iocp_now_ns() + interval.load(ordering: .relaxed) }
                     ticks = true
                     quiet = 0
