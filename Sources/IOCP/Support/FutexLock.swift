@@ -6,12 +6,14 @@ internal import Synchronization
 /// `Synchronization.Mutex` is a priority-inheriting futex on Linux: every contended hand-over costs two system calls.
 /// The sections under this lock are tens of nanoseconds long, so a brief spin nearly always suffices.
 /// Locking and unlocking are read-modify-write operations with full ordering; the port's sleep protocols rely on it.
-struct FutexLock: ~Copyable {
+package struct FutexLock: ~Copyable {
     /// 0 free, 1 held, 2 held and somebody may sleep.
     private let word = Atomic<UInt32>(0)
 
+    package init() {}
+
     @inline(__always)
-    borrowing func lock() {
+    package borrowing func lock() {
         pass(IOCP_BEFORE_LOCK)
         if !word.compareExchange(expected: 0, desired: 1, ordering: .sequentiallyConsistent).exchanged {
             lockSlow()
@@ -24,7 +26,7 @@ struct FutexLock: ~Copyable {
     }
 
     @inline(__always)
-    borrowing func unlock() {
+    package borrowing func unlock() {
         pass(IOCP_BEFORE_UNLOCK)
         if word.exchange(0, ordering: .sequentiallyConsistent) == 2 {
             wakeOne()
