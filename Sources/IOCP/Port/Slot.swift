@@ -314,18 +314,22 @@ extension Slot {
 
     /// Wakes the thread that sleeps in the ring. No lock is held.
     func wakeSleeper() {
-        if Self.hasSynchronousMessages.load(ordering: .relaxed) {
-            let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
-            if result == 0 { return }
-            if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }
-        }
-        // Older kernels: a no-op in the sleeper's own ring.
+        var isPushed = false
         while true {
-            lock.lock()
-            let pushed = pushWakeUp()
-            lock.unlock()
-            submit()
-            if pushed { return }
+            if Self.hasSynchronousMessages.load(ordering: .relaxed) {
+                let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
+                if result == 0 { return }
+                if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }
+            }
+            // Older kernels, or memory is short: a no-op in the sleeper's own ring. Nobody else would wake the thread, so
+            // this goes on until the kernel has taken it.
+            if !isPushed {
+                lock.lock()
+                isPushed = pushWakeUp()
+                lock.unlock()
+            }
+            if submit(), isPushed { return }
+            iocp_yield()
         }
     }
 

@@ -16,11 +16,7 @@ struct FutexLock: ~Copyable {
         if !word.compareExchange(expected: 0, desired: 1, ordering: .sequentiallyConsistent).exchanged {
             lockSlow()
         }
-    }
-
-    @inline(__always)
-    borrowing func tryLock() -> Bool {
-        word.compareExchange(expected: 0, desired: 1, ordering: .sequentiallyConsistent).exchanged
+        pass(IOCP_LOCKED)
     }
 
     @inline(__always)
