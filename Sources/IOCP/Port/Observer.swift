@@ -12,7 +12,8 @@ internal import Synchronization
 final class Observer: @unchecked Sendable {
     // Unchecked: `lock` guards the tables; the rest is constant or atomic.
 
-    static let shared = Observer()
+    /// The process's; another one after a fork, since the thread stays behind, and what it waits with is the parent's.
+    private(set) nonisolated(unsafe) static var shared = Observer(after: nil)
 
     /// Milliseconds between two looks at busy threads, in quiet times: an entry is unsubmitted for two of them at most.
     static let tickMilliseconds: Int32 = 5
@@ -36,7 +37,25 @@ final class Observer: @unchecked Sendable {
     /// Wake-ups of the thread, for tests: an idle port causes none.
     static let wakeUps = Atomic<Int>(0)
 
-    private init() {}
+    /// That of the process that this one was forked from. It may have been in the middle of a change, and its ports must
+    /// not go: it is kept as it is, for good.
+    private let parent: Observer?
+
+    private init(after parent: Observer?) {
+        self.parent = parent
+        iocp_set_child_handler { Observer.startOver() }
+    }
+
+    /// This process is the child of a fork, and this its only thread: nothing that the parent looks after is ours.
+    private static func startOver() {
+        let old = unsafe shared
+        if old.epoll >= 0 { _ = iocp_close(old.epoll) }
+        if old.doorbell >= 0 { _ = iocp_close(old.doorbell) }
+        unsafe shared = Observer(after: old)
+        isAsleep.store(true, ordering: .sequentiallyConsistent)
+        IOThread.noteFork()
+        Engine.noteFork()
+    }
 
     /// Keeps the port until it is forgotten: when its last reference is closed and its last file is gone.
     ///
@@ -72,14 +91,14 @@ final class Observer: @unchecked Sendable {
     /// the thread released just before orders what it did before this look.
     @inline(__always)
     static func noteDeparture() {
-        if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
+        if isAsleep.load(ordering: .sequentiallyConsistent) { unsafe shared.ring() }
     }
 
     @inline(never)
     private func ring() {
         guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
         var one: UInt64 = 1
-        _ = unsafe write(doorbell, &one, 8)
+        _ = unsafe iocp_write(doorbell, &one, 8)
     }
 
     /// Makes the descriptors and the thread, if there are none yet. Under `lock`.
@@ -100,9 +119,9 @@ final class Observer: @unchecked Sendable {
         var thread = pthread_t()
         let result = unsafe pthread_create(
             &thread, nil,
-            { _ in
-                Observer.shared.run()
-            }, nil)
+            { observer in
+                unsafe Unmanaged<Observer>.fromOpaque(observer!).takeUnretainedValue().run()
+            }, Unmanaged.passUnretained(self).toOpaque())
         unsafe pthread_sigmask(SIG_SETMASK, &previous, nil)
         guard result == 0 else {
             throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
@@ -127,7 +146,7 @@ final class Observer: @unchecked Sendable {
                 let identifier = unsafe ready[index]
                 if identifier == 0 {
                     var value: UInt64 = 0
-                    _ = unsafe read(doorbell, &value, 8)
+                    _ = unsafe iocp_read(doorbell, &value, 8)
                     if !ticks { nextTick = iocp_now_ns() + Int64(Self.tickMilliseconds) * 1_000_000 }
                     ticks = true
                     quiet = 0
