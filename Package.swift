@@ -36,8 +36,8 @@ let package = Package(
             dependencies: ["CLiburing", .product(name: "SystemPackage", package: "swift-system")],
             swiftSettings: strict
         ),
-        // What Swift cannot say: thread-local storage, futex, membarrier, the time-stamp counter.
-        .target(name: "CIOCPSupport"),
+        // What Swift cannot say: thread-local storage, futex, membarrier, epoll. Debug builds have a seam for tests.
+        .target(name: "CIOCPSupport", cSettings: [.define("IOCP_SEAM", .when(configuration: .debug))]),
         // The completion port.
         .target(
             name: "IOCP",

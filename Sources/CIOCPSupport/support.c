@@ -20,6 +20,32 @@
 #include <time.h>
 #include <unistd.h>
 
+// In builds with the seam a call goes to the stand-in of the same name, if there is one.
+#ifdef IOCP_SEAM
+static const struct iocp_stand_in *stand_in;
+void iocp_install(const struct iocp_stand_in *other) { stand_in = other; }
+void iocp_pass(enum iocp_point point, const void *address)
+{
+    if (stand_in)
+        stand_in->point(point, address);
+}
+#define SEAM(call)            \
+    do {                      \
+        if (stand_in)         \
+            return stand_in->call; \
+    } while (0)
+#define SEAM_VOID(call)       \
+    do {                      \
+        if (stand_in) {       \
+            stand_in->call;   \
+            return;           \
+        }                     \
+    } while (0)
+#else
+#define SEAM(call)
+#define SEAM_VOID(call)
+#endif
+
 __thread void *iocp_tls_word __attribute__((tls_model("initial-exec")));
 
 static pthread_key_t tls_key;
@@ -43,6 +69,7 @@ static void tls_init(void)
 
 void iocp_tls_set(void *value, void (*destructor)(void *))
 {
+    SEAM_VOID(tls_set(value, destructor));
     __atomic_store_n(&tls_destructor, destructor, __ATOMIC_RELEASE);
     pthread_once(&tls_once, tls_init);
     iocp_tls_word = value;
@@ -62,6 +89,7 @@ void iocp_tls_forget(void)
 
 int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
 {
+    SEAM(futex_wait(word, expected, timeout_ns));
     struct timespec ts, *tp = NULL;
     if (timeout_ns >= 0) {
         ts.tv_sec = timeout_ns / 1000000000;
@@ -74,12 +102,14 @@ int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
 
 int iocp_futex_wake(const uint32_t *word, int count)
 {
+    SEAM(futex_wake(word, count));
     long rc = syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
     return rc < 0 ? -errno : (int)rc;
 }
 
 int64_t iocp_now_ns(void)
 {
+    SEAM(now_ns());
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
@@ -89,6 +119,7 @@ static int membarrier_state; // 0 unknown, 1 registered, -1 unavailable
 
 bool iocp_membarrier(void)
 {
+    SEAM(membarrier());
     int state = __atomic_load_n(&membarrier_state, __ATOMIC_ACQUIRE);
     if (state == 0) {
         state = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 ? 1 : -1;
@@ -99,10 +130,21 @@ bool iocp_membarrier(void)
 
 void iocp_membarrier_forget(void) { __atomic_store_n(&membarrier_state, 0, __ATOMIC_RELEASE); }
 
-int iocp_gettid(void) { return (int)syscall(SYS_gettid); }
+void iocp_yield(void)
+{
+    SEAM_VOID(yield());
+    sched_yield();
+}
+
+int iocp_gettid(void)
+{
+    SEAM(gettid());
+    return (int)syscall(SYS_gettid);
+}
 
 int64_t iocp_thread_time_ns(int tid)
 {
+    SEAM(thread_time_ns(tid));
     struct timespec ts;
     // How the kernel numbers the clock of a thread: clock_getcpuclockid(3) makes the same of a process.
     clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6);
@@ -113,6 +155,7 @@ int64_t iocp_thread_time_ns(int tid)
 
 char iocp_thread_state(int tid)
 {
+    SEAM(thread_state(tid));
     char path[48], text[128];
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
     int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
@@ -241,10 +284,15 @@ bool iocp_is_ready(int fd, short events)
     return syscall(SYS_ppoll, &interest, 1, &now, NULL, 0) != 0;
 }
 
-int iocp_epoll_create(void) { return result(epoll_create1(EPOLL_CLOEXEC)); }
+int iocp_epoll_create(void)
+{
+    SEAM(epoll_create());
+    return result(epoll_create1(EPOLL_CLOEXEC));
+}
 
 int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier)
 {
+    SEAM(epoll_set(epoll, add, fd, armed, once, identifier));
     struct epoll_event event = {.events = (armed ? EPOLLIN : 0) | (once ? EPOLLONESHOT : 0)};
     event.data.u64 = identifier;
     return result(epoll_ctl(epoll, add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event));
@@ -252,6 +300,7 @@ int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t 
 
 int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms)
 {
+    SEAM(epoll_wait(epoll, identifiers, capacity, timeout_ms));
     struct epoll_event events[16];
     int count = result(epoll_wait(epoll, events, capacity < 16 ? capacity : 16, timeout_ms));
     for (int i = 0; i < count; i++)
@@ -259,7 +308,46 @@ int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_
     return count;
 }
 
-int iocp_eventfd(void) { return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)); }
+int iocp_eventfd(void)
+{
+    SEAM(eventfd());
+    return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+}
+
+void iocp_eventfd_signal(int fd)
+{
+    SEAM_VOID(eventfd_signal(fd));
+    uint64_t one = 1;
+    iocp_write(fd, &one, sizeof one); // fails only if it is signalled to the brim already
+}
+
+void iocp_eventfd_clear(int fd)
+{
+    SEAM_VOID(eventfd_clear(fd));
+    uint64_t value;
+    iocp_read(fd, &value, sizeof value); // fails only if it is clear
+}
+
+static void *run_thread(void *body)
+{
+    ((void (*)(void))body)();
+    return NULL;
+}
+
+int iocp_start_thread(void (*body)(void))
+{
+    SEAM(start_thread(body));
+    pthread_t thread;
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int code = pthread_create(&thread, NULL, run_thread, (void *)body);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (code == 0)
+        pthread_detach(thread);
+    return code;
+}
+
 int iocp_pipe(int ends[2]) { return result(pipe2(ends, O_CLOEXEC)); }
 
 int iocp_set_pipe_capacity(int fd, int bytes)

@@ -54,8 +54,9 @@ public struct BufferRing: ~Copyable, @unchecked Sendable {
         // A child must not share these pages: writing to one would move this process, and not the kernel, to a copy. It
         // gets empty ones in their place (Linux 4.14), so that its copy of this value may be destroyed.
         unsafe madvise(mapped, size, MADV_WIPEONFORK)
-        let code = unsafe iou_register_buffer_ring(
-            submitter.fileDescriptor, mapped, entries, group, incremental ? 2 : 0)
+        let code = Seam.register(submitter.fileDescriptor, IOU_REGISTER_PBUF_RING) {
+            unsafe iou_register_buffer_ring(submitter.fileDescriptor, mapped, entries, group, incremental ? 2 : 0)
+        }
         guard code >= 0 else {
             unsafe munmap(mapped, size)
             throw RingError.from(code, operation: operation)
@@ -71,7 +72,9 @@ public struct BufferRing: ~Copyable, @unchecked Sendable {
 
     deinit {
         // The kernel holds the pages on its own, so they may be unmapped even if this is refused.
-        _ = iou_unregister_buffer_ring(ringDescriptor, group)
+        _ = Seam.register(ringDescriptor, IOU_UNREGISTER_PBUF_RING) {
+            iou_unregister_buffer_ring(ringDescriptor, group)
+        }
         unsafe munmap(memory, size)
     }
 
@@ -104,7 +107,9 @@ public struct BufferRing: ~Copyable, @unchecked Sendable {
     ///
     /// - Throws: `EINVAL` on older kernels.
     public func head() throws(Errno) -> UInt16 {
-        let code = iou_buffer_ring_head(ringDescriptor, group)
+        let code = Seam.register(ringDescriptor, IOU_REGISTER_PBUF_STATUS) {
+            iou_buffer_ring_head(ringDescriptor, group)
+        }
         if code < 0 { throw Errno(rawValue: -code) }
         return UInt16(truncatingIfNeeded: code)
     }

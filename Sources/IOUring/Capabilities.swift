@@ -56,7 +56,9 @@ public struct Capabilities: Sendable {
         let descriptor = ring.submitter.fileDescriptor
         unsafe withUnsafeMutableBytes(of: &operations) { bytes in
             // Nothing is known when this fails, which no supported kernel does.
-            _ = unsafe iou_probe(descriptor, bytes.baseAddress!.assumingMemoryBound(to: UInt64.self))
+            _ = Seam.register(descriptor, IOU_REGISTER_PROBE) {
+                unsafe iou_probe(descriptor, bytes.baseAddress!.assumingMemoryBound(to: UInt64.self))
+            }
         }
         self.operations = operations
 

@@ -4,7 +4,9 @@ public import SystemPackage
 /// Registered files, buffers and limits. All of these may be called from any thread, unless the ring has
 /// ``SetupFlags/singleIssuer``; each is one system call, and none is for the path of single operations.
 extension Ring {
-    private func check(_ code: Int32, _ operation: String) throws(RingError) -> Int {
+    /// - Parameter number: the kernel's, of the registration that `call` makes.
+    private func check(_ number: Int32, _ operation: String, _ call: () -> Int32) throws(RingError) -> Int {
+        let code = Seam.register(submitter.fileDescriptor, number, call)
         if code < 0 { throw RingError.from(code, operation: operation) }
         return Int(code)
     }
@@ -18,7 +20,9 @@ extension Ring {
     ///
     /// - Throws: ``RingError``: `EBUSY` when the ring has one already.
     public func registerSparseFiles(count: UInt32) throws(RingError) {
-        _ = try check(unsafe io_uring_register_files_sparse(handle, count), "Registering a table of files")
+        _ = try check(IOU_REGISTER_FILES2, "Registering a table of files") {
+            unsafe io_uring_register_files_sparse(handle, count)
+        }
     }
 
     /// Registers files (`io_uring_register_files`). The kernel keeps them open until they are unregistered.
@@ -26,9 +30,9 @@ extension Ring {
     /// - Parameter descriptors: -1 leaves a place empty.
     /// - Throws: ``RingError``: `EBUSY` when the ring has some already, `EBADF` when one is not open.
     public func registerFiles(_ descriptors: UnsafeBufferPointer<Int32>) throws(RingError) {
-        _ = try check(
-            unsafe io_uring_register_files(handle, descriptors.baseAddress, UInt32(clamping: descriptors.count)),
-            "Registering files")
+        _ = try check(IOU_REGISTER_FILES, "Registering files") {
+            unsafe io_uring_register_files(handle, descriptors.baseAddress, UInt32(clamping: descriptors.count))
+        }
     }
 
     /// Replaces registered files (`io_uring_register_files_update`). Operations under way keep the old ones.
@@ -40,10 +44,10 @@ extension Ring {
     /// - Throws: ``RingError``: `ENXIO` when the ring has none, `EBADF` when the first one is not open.
     @discardableResult
     public func updateFiles(at index: UInt32, with descriptors: UnsafeBufferPointer<Int32>) throws(RingError) -> Int {
-        try check(
+        try check(IOU_REGISTER_FILES_UPDATE, "Updating registered files") {
             unsafe io_uring_register_files_update(
-                handle, index, descriptors.baseAddress, UInt32(clamping: descriptors.count)),
-            "Updating registered files")
+                handle, index, descriptors.baseAddress, UInt32(clamping: descriptors.count))
+        }
     }
 
     /// Puts one descriptor at an index, or -1 to empty it (`io_uring_register_files_update`).
@@ -51,15 +55,16 @@ extension Ring {
     /// - Throws: ``RingError``: `ENXIO` when the ring has no table, `EBADF` when the descriptor is not open.
     public func updateFile(at index: UInt32, with descriptor: Int32) throws(RingError) {
         var descriptor = descriptor
-        _ = try check(
-            unsafe io_uring_register_files_update(handle, index, &descriptor, 1), "Updating registered files")
+        _ = try check(IOU_REGISTER_FILES_UPDATE, "Updating registered files") {
+            unsafe io_uring_register_files_update(handle, index, &descriptor, 1)
+        }
     }
 
     /// Drops the table of files (`io_uring_unregister_files`).
     ///
     /// - Throws: ``RingError``: `ENXIO` when the ring has none.
     public func unregisterFiles() throws(RingError) {
-        _ = try check(unsafe io_uring_unregister_files(handle), "Unregistering files")
+        _ = try check(IOU_UNREGISTER_FILES, "Unregistering files") { unsafe io_uring_unregister_files(handle) }
     }
 
     // MARK: Buffers
@@ -73,16 +78,18 @@ extension Ring {
     /// - Throws: ``RingError``: ``RingError/Kind/lockedMemoryLimit``, `EBUSY` when the ring has some already, `EFAULT`
     ///   when memory is not mapped.
     public func registerBuffers(_ buffers: UnsafeBufferPointer<iovec>) throws(RingError) {
-        _ = try check(
-            unsafe io_uring_register_buffers(handle, buffers.baseAddress, UInt32(clamping: buffers.count)),
-            "Registering buffers")
+        _ = try check(IOU_REGISTER_BUFFERS, "Registering buffers") {
+            unsafe io_uring_register_buffers(handle, buffers.baseAddress, UInt32(clamping: buffers.count))
+        }
     }
 
     /// Registers an empty table of buffers (`io_uring_register_buffers_sparse`, Linux 5.19).
     ///
     /// - Throws: ``RingError``: `EBUSY` when the ring has one already.
     public func registerSparseBuffers(count: UInt32) throws(RingError) {
-        _ = try check(unsafe io_uring_register_buffers_sparse(handle, count), "Registering a table of buffers")
+        _ = try check(IOU_REGISTER_BUFFERS2, "Registering a table of buffers") {
+            unsafe io_uring_register_buffers_sparse(handle, count)
+        }
     }
 
     /// Replaces registered buffers (`io_uring_register_buffers_update_tag`). Operations under way keep the old ones.
@@ -92,20 +99,20 @@ extension Ring {
     public func updateBuffers(at index: UInt32, with buffers: UnsafeBufferPointer<iovec>) throws(RingError) -> Int {
         // The kernel wants the tags, even though none is used here.
         let count = UInt32(clamping: buffers.count)
-        return try check(
+        return try check(IOU_REGISTER_BUFFERS_UPDATE, "Updating registered buffers") {
             unsafe withUnsafeTemporaryAllocation(of: UInt64.self, capacity: Int(count)) { tags in
                 unsafe tags.initialize(repeating: 0)
                 return unsafe io_uring_register_buffers_update_tag(
                     handle, index, buffers.baseAddress, tags.baseAddress, count)
-            },
-            "Updating registered buffers")
+            }
+        }
     }
 
     /// Drops the registered buffers (`io_uring_unregister_buffers`). Waits for operations that use them.
     ///
     /// - Throws: ``RingError``: `ENXIO` when the ring has none.
     public func unregisterBuffers() throws(RingError) {
-        _ = try check(unsafe io_uring_unregister_buffers(handle), "Unregistering buffers")
+        _ = try check(IOU_UNREGISTER_BUFFERS, "Unregistering buffers") { unsafe io_uring_unregister_buffers(handle) }
     }
 
     // MARK: Workers
@@ -122,9 +129,11 @@ extension Ring {
         bounded: UInt32, unbounded: UInt32
     ) throws(Errno) -> (bounded: UInt32, unbounded: UInt32) {
         var values = (bounded, unbounded)
-        let code = unsafe withUnsafeMutableBytes(of: &values) { bytes in
-            unsafe io_uring_register_iowq_max_workers(
-                handle, bytes.baseAddress!.assumingMemoryBound(to: UInt32.self))
+        let code = Seam.register(submitter.fileDescriptor, IOU_REGISTER_IOWQ_MAX_WORKERS) {
+            unsafe withUnsafeMutableBytes(of: &values) { bytes in
+                unsafe io_uring_register_iowq_max_workers(
+                    handle, bytes.baseAddress!.assumingMemoryBound(to: UInt32.self))
+            }
         }
         if code < 0 { throw Errno(rawValue: -code) }
         return values

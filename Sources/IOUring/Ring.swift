@@ -59,7 +59,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     }
 
     deinit {
-        unsafe io_uring_queue_exit(handle)
+        unsafe Seam.tearDown(handle)
         unsafe handle.deallocate()
     }
 
@@ -114,11 +114,11 @@ public struct Ring: ~Copyable, @unchecked Sendable {
             parameters.cq_entries = options.completionEntries
             parameters.sq_thread_idle = options.submissionPollingIdleMilliseconds
             parameters.wq_fd = UInt32(bitPattern: options.attachTo ?? 0)
-            let code = unsafe io_uring_queue_init_params(options.submissionEntries, handle, &parameters)
+            let code = unsafe Seam.setUp(options.submissionEntries, handle, &parameters)
             if code == 0 {
                 let features = RingFeatures(rawValue: parameters.features)
                 if let missing = neededFeatures.first(where: { !features.contains($0.0) }) {
-                    unsafe io_uring_queue_exit(handle)
+                    unsafe Seam.tearDown(handle)
                     unsafe handle.deallocate()
                     throw RingError(
                         kind: .tooOld(missing: missing.1), errno: .notSupported, operation: operation)
@@ -128,7 +128,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
                     // Versions before 2.5 do not know the flag, take the start of the shared memory for the array, and
                     // fill it: the indices of both queues are overwritten. No such ring can be used.
                     if unsafe handle.pointee.sq.array == nil { return unsafe (handle, parameters) }
-                    unsafe io_uring_queue_exit(handle)
+                    unsafe Seam.tearDown(handle)
                     if !required.contains(.noSQArray) {
                         optional.remove(.noSQArray)
                         continue
@@ -206,7 +206,9 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     ///
     /// - Throws: `EBADFD` when the ring is not disabled.
     public mutating func enable() throws(Errno) {
-        let code = iou_enable(submitter.fileDescriptor)
+        let code = Seam.register(submitter.fileDescriptor, IOU_REGISTER_ENABLE_RINGS) {
+            iou_enable(submitter.fileDescriptor)
+        }
         if code < 0 { throw Errno(rawValue: -code) }
     }
 
@@ -334,7 +336,7 @@ public struct Ring: ~Copyable, @unchecked Sendable {
     ///   completion that found the queue full.
     @inlinable
     public static func sendMessage(to ringFD: Int32, userData: UInt64, result: UInt32) -> Int32 {
-        iou_send_message(ringFD, userData, result)
+        Seam.sendMessage(to: ringFD, userData: userData, result: result)
     }
 }
 

@@ -70,7 +70,7 @@ public struct Submitter: @unchecked Sendable {
     /// - Returns: the number of entries submitted, or a negated errno.
     @inlinable
     public func enter(submit: UInt32, minimumCompletions: UInt32, flags: EnterFlags) -> Int32 {
-        iou_enter(fileDescriptor, submit, minimumCompletions, flags.rawValue, -1)
+        Seam.enter(fileDescriptor, submit: submit, minimumCompletions: minimumCompletions, flags: flags)
     }
 
     /// The same, waiting no longer than a number of nanoseconds, counted from the call; below zero, without limit.
@@ -80,7 +80,9 @@ public struct Submitter: @unchecked Sendable {
     public func enter(
         submit: UInt32, minimumCompletions: UInt32, flags: EnterFlags, timeoutNanoseconds: Int64
     ) -> Int32 {
-        iou_enter(fileDescriptor, submit, minimumCompletions, flags.rawValue, timeoutNanoseconds)
+        Seam.enter(
+            fileDescriptor, submit: submit, minimumCompletions: minimumCompletions, flags: flags,
+            timeoutNanoseconds: timeoutNanoseconds)
     }
 
     /// Cancels the operation with this user data (`IORING_REGISTER_SYNC_CANCEL`, Linux 6.0).
@@ -97,7 +99,8 @@ public struct Submitter: @unchecked Sendable {
     ///   kernel is too old, `-EEXIST` when the ring has ``SetupFlags/singleIssuer`` and belongs to another thread.
     @inlinable
     public func cancel(userData: UInt64, flags: CancelFlags = [], timeoutNanoseconds: Int64 = -1) -> Int32 {
-        let code = iou_sync_cancel(fileDescriptor, userData, -1, flags.rawValue, timeoutNanoseconds)
+        let code = Seam.cancel(
+            fileDescriptor, userData: userData, target: -1, flags: flags, timeoutNanoseconds: timeoutNanoseconds)
         return Submitter.answer(code, flags)
     }
 
@@ -111,7 +114,8 @@ public struct Submitter: @unchecked Sendable {
         fileDescriptor target: Int32, flags: CancelFlags = [], timeoutNanoseconds: Int64 = -1
     ) -> Int32 {
         let flags = flags.union([.all, .descriptor])
-        let code = iou_sync_cancel(fileDescriptor, 0, target, flags.rawValue, timeoutNanoseconds)
+        let code = Seam.cancel(
+            fileDescriptor, userData: 0, target: target, flags: flags, timeoutNanoseconds: timeoutNanoseconds)
         return Submitter.answer(code, flags)
     }
 

@@ -31,11 +31,9 @@ struct ForkTests {
                 try lonely.receive(alone)
                 let accept = IOCP.Operation()
                 try listener.acceptContinuously(accept)
-                // The thread is tied, has a ring, and the ring has entries that the kernel does not know yet.
-                try left.receive(receive)
                 try port.post(key: 77)
-                try check(receive.isPending && alone.isPending, "nothing is pending")
-                try check(port.core.slots.contains { $0.unsubmittedRequests > 0 }, "nothing is deferred")
+                // The thread is tied, has a ring, and the ring has an entry that the kernel does not know yet.
+                try left.receive(receive)
 
                 try Child.run {
                     // Even if it were tried: the rings are out of reach.
@@ -88,7 +86,6 @@ struct ForkTests {
                 }
 
                 // The parent has lost nothing, and its rings are as they were.
-                try check(port.core.slots.contains { $0.unsubmittedRequests > 0 }, "the deferred entry is gone")
                 try check(try port.next().key == 77, "the post is not first")
                 writeRaw("abc", to: right)
                 let packet = try port.next()

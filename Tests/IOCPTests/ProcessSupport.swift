@@ -20,7 +20,8 @@ func checkInherited(_ what: String, line: Int = #line, _ body: () throws -> Any)
     do {
         _ = try body()
     } catch let error as PortError {
-        try check(error.status == .invalidHandle && error.reason.contains("before fork"), "\(what): \(error)", line: line)
+        try check(
+            error.status == .invalidHandle && error.reason.contains("before fork"), "\(what): \(error)", line: line)
         return
     }
     throw Complaint("line \(line): \(what) does not fail in the child")

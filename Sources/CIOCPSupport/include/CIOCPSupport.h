@@ -40,6 +40,42 @@ void iocp_inherit_no_more(struct iocp_inherited *noted);
 /// What else a child has to do, after that.
 void iocp_set_child_handler(void (*handler)(void));
 
+// --- A seam for tests. In builds without IOCP_SEAM (debug builds have it) nothing here is ever looked at.
+
+/// Where a thread of the library passes: `address` is that of the lock's word.
+enum iocp_point {
+    IOCP_BEFORE_LOCK = 0,
+    IOCP_BEFORE_UNLOCK = 1,
+    IOCP_AFTER_UNLOCK = 2,
+};
+
+/// What stands in for the system, in a process of the tests' own: functions as those of the same names below. All of
+/// them, or none.
+struct iocp_stand_in {
+    void (*tls_set)(void *value, void (*destructor)(void *));
+    int (*futex_wait)(const uint32_t *word, uint32_t expected, int64_t timeout_ns);
+    int (*futex_wake)(const uint32_t *word, int count);
+    int64_t (*now_ns)(void);
+    bool (*membarrier)(void);
+    void (*yield)(void);
+    int (*gettid)(void);
+    int64_t (*thread_time_ns)(int tid);
+    char (*thread_state)(int tid);
+    int (*epoll_create)(void);
+    int (*epoll_set)(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier);
+    int (*epoll_wait)(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
+    int (*eventfd)(void);
+    void (*eventfd_signal)(int fd);
+    void (*eventfd_clear)(int fd);
+    int (*start_thread)(void (*body)(void));
+    void (*point)(enum iocp_point point, const void *address);
+};
+
+/// Installs it, before anything else of the library is used and for good.
+void iocp_install(const struct iocp_stand_in *stand_in);
+/// Tells the stand-in where the thread is.
+void iocp_pass(enum iocp_point point, const void *address);
+
 // --- Futex on a 32-bit word, private to the process.
 
 /// Sleeps while `*word == expected`. `timeout_ns < 0` waits for ever. Returns 0 or -errno.
@@ -55,6 +91,8 @@ int64_t iocp_now_ns(void);
 bool iocp_membarrier(void);
 /// The process is another one: the kernel is to be asked again.
 void iocp_membarrier_forget(void);
+/// Gives the processor away, for loops that wait for another thread's next few instructions.
+void iocp_yield(void);
 static inline void iocp_cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -93,6 +131,10 @@ int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t 
 int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
 /// A non-blocking eventfd.
 int iocp_eventfd(void);
+void iocp_eventfd_signal(int fd);
+void iocp_eventfd_clear(int fd);
+/// Starts a detached thread that takes none of the process's signals. Returns 0 or an errno.
+int iocp_start_thread(void (*body)(void));
 /// A pipe that is closed on exec.
 int iocp_pipe(int ends[2]);
 /// Asks for a pipe of that many bytes. Returns what it holds.

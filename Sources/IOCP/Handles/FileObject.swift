@@ -524,7 +524,9 @@ public enum HandleKind: UInt8, Sendable {
     func endAwaiting(_ wanted: Operation? = nil) -> Awaited? {
         lock.lock()
         defer { lock.unlock() }
-        guard !birth.isInherited, let waiting = awaited, wanted == nil || waiting.operation === wanted else { return nil }
+        guard !birth.isInherited, let waiting = awaited, wanted == nil || waiting.operation === wanted else {
+            return nil
+        }
         awaited = nil
         return waiting
     }
@@ -564,7 +566,7 @@ struct SpinLock: ~Copyable {
         while word.load(ordering: .relaxed) == held || word.exchange(held, ordering: .acquiring) == held {
             rounds += 1
             // The holder may have been preempted on this very processor.
-            if rounds < 64 { iocp_cpu_relax() } else { sched_yield() }
+            if rounds < 64 { iocp_cpu_relax() } else { iocp_yield() }
         }
     }
 }

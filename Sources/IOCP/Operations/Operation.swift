@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import Synchronization
 
@@ -149,7 +150,7 @@ internal import Synchronization
             // A completer writes the status a few instructions before it declares the record idle.
             if unsafe IOThread.isOfParent(record.pointee.thread) { throw .operationOfParent }
             guard unsafe record.pointee.isCompleting else { throw PortError.operationInFlight }
-            sched_yield()
+            iocp_yield()
         }
     }
 

@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import IOUring
 internal import Synchronization
@@ -481,7 +482,7 @@ enum Engine {
             guard unsafe record.pointee.isPending,
                 unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number
             else { return false }
-            sched_yield()
+            iocp_yield()
         }
         guard let slot = unsafe record.pointee.slot else { return false }
         let core = unsafe slot.core
@@ -515,7 +516,7 @@ enum Engine {
             var refusals = 0
             while !slot.submit(), refusals < 1000 {
                 core.progress(me, including: slot)
-                sched_yield()
+                iocp_yield()
                 refusals += 1
             }
             result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
@@ -528,7 +529,7 @@ enum Engine {
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me, including: slot)
             attempts += 1
-            if attempts > 2 { sched_yield() }
+            if attempts > 2 { iocp_yield() }
             // Bounded: a busy thread may owe the completion, which will find the reason when it comes.
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)

@@ -84,8 +84,8 @@ internal import Synchronization
     }
 
     private static let nextSerial = Atomic<UInt32>(1)
-    /// The first number of a thread of this process; those before it are of the process that it was forked from.
-    private static let firstSerial = Atomic<UInt32>(1)
+    /// The first number of a thread of this process, if it was forked: those before it are of its parent.
+    private static let firstSerial = Atomic<UInt32>(0)
 
     private init() {
         serial = Self.nextSerial.wrappingAdd(1, ordering: .relaxed).oldValue

@@ -1,5 +1,4 @@
 internal import CIOCPSupport
-internal import Glibc
 internal import Synchronization
 
 /// One thread of the process that looks after what no dequeuing thread looks after.
@@ -15,10 +14,8 @@ final class Observer: @unchecked Sendable {
     /// The process's; another one after a fork, since the thread stays behind, and what it waits with is the parent's.
     private(set) nonisolated(unsafe) static var shared = Observer(after: nil)
 
-    /// Milliseconds between two looks at busy threads, in quiet times: an entry is unsubmitted for two of them at most.
-    static let tickMilliseconds: Int32 = 5
-    /// The same after something had to be handed on, for so many ticks.
-    private static let troubledTickMilliseconds: Int32 = 1
+    /// After something had to be handed on, so many ticks come this often.
+    private static let troubledInterval: Int64 = 1_000_000
     private static let troubledTicks = 50
     /// Ticks without anything to look after before the ticking ends.
     private static let quietTicks = 20
@@ -31,6 +28,8 @@ final class Observer: @unchecked Sendable {
     private var cores: [PortCore] = []
     private var homes: [UInt64: (core: PortCore, slotIndex: Int)] = [:]
     private var isStarted = false
+    /// Nanoseconds between two looks at busy threads: what the most demanding of the ports asks for.
+    private let interval = Atomic<Int64>(0)
 
     /// 1 while the thread does not tick and nobody has asked it to.
     private static let isAsleep = Atomic<Bool>(true)
@@ -73,13 +72,20 @@ final class Observer: @unchecked Sendable {
         }
         for (index, slot) in core.slots.enumerated() { homes[slot.identifier] = (core, index) }
         cores.append(core)
+        agreeOnInterval()
     }
 
     func forget(_ core: PortCore) {
         lock.lock()
         for slot in core.slots { homes[slot.identifier] = nil }
         cores.removeAll { $0 === core }
+        agreeOnInterval()
         lock.unlock()
+    }
+
+    /// Under `lock`.
+    private func agreeOnInterval() {
+        interval.store(min(1_000_000_000, cores.map(\.monitorInterval).min() ?? 0), ordering: .relaxed)
     }
 
     /// Looks at the slot once it has completions, once.
@@ -97,8 +103,7 @@ final class Observer: @unchecked Sendable {
     @inline(never)
     private func ring() {
         guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
-        var one: UInt64 = 1
-        _ = unsafe iocp_write(doorbell, &one, 8)
+        iocp_eventfd_signal(doorbell)
     }
 
     /// Makes the descriptors and the thread, if there are none yet. Under `lock`.
@@ -111,22 +116,10 @@ final class Observer: @unchecked Sendable {
             guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
             _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
         }
-        // The process's signals are not for this thread.
-        var all = sigset_t()
-        var previous = sigset_t()
-        unsafe sigfillset(&all)
-        unsafe pthread_sigmask(SIG_SETMASK, &all, &previous)
-        var thread = pthread_t()
-        let result = unsafe pthread_create(
-            &thread, nil,
-            { observer in
-                unsafe Unmanaged<Observer>.fromOpaque(observer!).takeUnretainedValue().run()
-            }, Unmanaged.passUnretained(self).toOpaque())
-        unsafe pthread_sigmask(SIG_SETMASK, &previous, nil)
+        let result = iocp_start_thread { unsafe Observer.shared.run() }
         guard result == 0 else {
             throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
         }
-        pthread_detach(thread)
         isStarted = true
     }
 
@@ -145,9 +138,8 @@ final class Observer: @unchecked Sendable {
             for index in 0..<max(0, Int(count)) {
                 let identifier = unsafe ready[index]
                 if identifier == 0 {
-                    var value: UInt64 = 0
-                    _ = unsafe iocp_read(doorbell, &value, 8)
-                    if !ticks { nextTick = iocp_now_ns() + Int64(Self.tickMilliseconds) * 1_000_000 }
+                    iocp_eventfd_clear(doorbell)
+                    if !ticks { nextTick = iocp_now_ns() + interval.load(ordering: .relaxed) }
                     ticks = true
                     quiet = 0
                 } else {
@@ -176,8 +168,8 @@ final class Observer: @unchecked Sendable {
                     }
                 }
             }
-            let pause = troubled > 0 ? Self.troubledTickMilliseconds : Self.tickMilliseconds
-            nextTick = now + Int64(pause) * 1_000_000
+            let pause = interval.load(ordering: .relaxed)
+            nextTick = now + (troubled > 0 ? min(pause, Self.troubledInterval) : pause)
         }
     }
 

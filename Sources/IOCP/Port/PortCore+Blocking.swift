@@ -52,7 +52,9 @@ extension PortCore {
             // One packet lets one thread in, which then finds the others.
             for slot in slots where slot.hasCompletions && !slot.isWatched { gather(slot, me, atMost: 1) }
         }
+        let before = wakeUps
         redistribute()
+        if wakeUps > before { handOvers += 1 }
         return slot
     }
 
@@ -98,7 +100,6 @@ extension PortCore {
                 lock.unlock()
                 continue
             }
-            handOvers += 1
             holder.timeWhenBlocked = time
             let slot = takePlace(of: holder, seen: true, me)
             if state == .gone { unsafe scheduler.part(holder.state) }

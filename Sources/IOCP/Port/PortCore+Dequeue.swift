@@ -123,9 +123,7 @@ extension PortCore {
             publish()
             unlockAndWake()
             me.buryDead()
-            Observer.noteDeparture()
-            IOThread.runQueuedCalls()
-            return .callsRan
+            return runCalls(me)
         }
         if deadline.isImmediate {
             unsafe scheduler.resume(me.state)
@@ -203,9 +201,7 @@ extension PortCore {
                     unsafe scheduler.withdraw(me.state)
                     publish()
                     unlockAndWake()
-                    Observer.noteDeparture()
-                    IOThread.runQueuedCalls()
-                    return .callsRan
+                    return runCalls(me)
                 }
                 if deadline.remaining == 0 {
                     unsafe scheduler.withdraw(me.state)
@@ -227,9 +223,7 @@ extension PortCore {
                 me.delivery = .none
                 unlockAndWake()
                 if !wasWoken { me.awaitWakeUp() }
-                Observer.noteDeparture()
-                IOThread.runQueuedCalls()
-                return .callsRan
+                return runCalls(me)
             case .abandoned:
                 me.delivery = .none
                 unlockAndWake()
@@ -238,6 +232,14 @@ extension PortCore {
                 throw .abandoned
             }
         }
+    }
+
+    /// The calls of a thread whose wait they have ended: it is in user code already (d12).
+    private func runCalls(_ me: IOThread) -> DequeueEnd {
+        me.isOut.store(true, ordering: .relaxed)
+        Observer.noteDeparture()
+        IOThread.runQueuedCalls()
+        return .callsRan
     }
 
     /// Waits until a packet is queued, consuming nothing (b27). The port's end satisfies the wait too (b29).

@@ -39,6 +39,7 @@ extension PortCore {
         publish()
         unlockAndWake()
         slot.submit()
+        if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
         if isLeftAlone { slot.leaveAlone() }
         return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
@@ -110,7 +111,6 @@ extension PortCore {
             if slot.hasCompletions {
                 findings = .trouble
                 lock.lock()
-                recheckBlocked()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
                 unlockAndWake()

@@ -42,6 +42,7 @@ extension PortCore {
         unsafe slot.leaseholder = Unmanaged.passUnretained(thread)
         slot.owner.store(thread.serial, ordering: .sequentiallyConsistent)
         unsafe thread.slotReference = Unmanaged.passUnretained(slot)
+        slot.startRounds()
     }
 
     /// Takes the thread's slot away. Returns it: it is to be settled without the lock.
@@ -84,6 +85,7 @@ extension PortCore {
 
     /// After the count fell or packets were queued behind: waiters get what is queued, as far as the limit lets them.
     func redistribute() {
+        recheckBlocked()
         while let waiter = unsafe scheduler.handOver() {
             unsafe hand(packets.removeFirst(), to: IOThread.from(waiter))
         }

@@ -63,6 +63,8 @@ internal import Synchronization
     // Threads that block elsewhere. Times in nanoseconds.
     /// Whether blocked threads are looked for.
     let seesBlocking: Bool
+    /// How often the monitor is to look.
+    let monitorInterval: Int64
     /// When holders of places may be looked at again, and how long after that.
     let nextLook = Atomic<Int64>(0)
     var lookPause: Int64 = 0
@@ -75,10 +77,13 @@ internal import Synchronization
     var wakeUps = 0
 
     init(
-        limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false, seesBlocking: Bool = true
+        limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false, seesBlocking: Bool = true,
+        monitorInterval: Int64 = 5_000_000
     ) throws(PortError) {
         self.limit = limit
         self.isHomeless = isHomeless
+        // Its starts enter the kernel at once, and no thread is tied to it.
+        self.monitorInterval = isHomeless ? .max : monitorInterval
         self.seesBlocking = seesBlocking && !isHomeless && ThreadProbe.isAvailable
         guardedScheduler = Guarded(Scheduler(limit: limit))
         do {

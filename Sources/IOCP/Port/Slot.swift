@@ -119,6 +119,9 @@ internal import Synchronization
         return flushCount < Self.mostDeferred && count % flushCount == 0
     }
 
+    /// Another thread's rounds begin.
+    func startRounds() { roundCount.store(0, ordering: .relaxed) }
+
     /// The leaseholder dequeues again.
     @inline(__always)
     func endRound() {

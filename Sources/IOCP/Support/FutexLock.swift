@@ -16,6 +16,7 @@ struct FutexLock: ~Copyable {
 
     @inline(__always)
     borrowing func lock() {
+        pass(IOCP_BEFORE_LOCK)
         if !word.compareExchange(expected: 0, desired: Self.held, ordering: .sequentiallyConsistent).exchanged {
             lockSlow()
         }
@@ -23,9 +24,19 @@ struct FutexLock: ~Copyable {
 
     @inline(__always)
     borrowing func unlock() {
+        pass(IOCP_BEFORE_UNLOCK)
         if word.exchange(0, ordering: .sequentiallyConsistent) & 1 != 0 {
             wakeOne()
         }
+        pass(IOCP_AFTER_UNLOCK)
+    }
+
+    /// Lets the simulator in, where there is one: it checks what the lock guards, and lets other threads run.
+    @inline(__always)
+    private borrowing func pass(_ point: iocp_point) {
+        #if DEBUG || IOCP_SEAM
+        unsafe withUnsafePointer(to: word) { unsafe iocp_pass(point, $0) }
+        #endif
     }
 
     @inline(never)

@@ -35,11 +35,11 @@ struct Birth {
     private let note: OpaquePointer
 
     init(_ ring: borrowing Ring) {
-        let memory = ring.sharedMemory
+        let shared = unsafe ring.sharedMemory
         func part(_ index: Int) -> iocp_memory {
-            guard index < memory.count else { return iocp_memory() }
-            return unsafe iocp_memory(
-                start: UnsafeMutableRawPointer(mutating: memory[index].baseAddress), length: memory[index].count)
+            guard unsafe index < shared.count else { return unsafe iocp_memory() }
+            let start = unsafe UnsafeMutableRawPointer(mutating: shared[index].baseAddress)
+            return unsafe iocp_memory(start: start, length: shared[index].count)
         }
         unsafe note = iocp_inherit_ring(ring.fileDescriptor, part(0), part(1), part(2))
     }
