@@ -45,7 +45,7 @@ release: setup
 
 bench-quick: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS)
+	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) echo file post schedule
 
 lint:
 	$(SWIFT) format lint --strict --recursive $(FORMATTED)

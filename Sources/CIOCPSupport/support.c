@@ -334,7 +334,7 @@ static void *run_thread(void *body)
     return NULL;
 }
 
-int iocp_start_thread(void (*body)(void))
+int iocp_start_thread(const char *name, void (*body)(void))
 {
     SEAM(start_thread(body));
     pthread_t thread;
@@ -343,8 +343,10 @@ int iocp_start_thread(void (*body)(void))
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int code = pthread_create(&thread, NULL, run_thread, (void *)body);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (code == 0)
+    if (code == 0) {
+        pthread_setname_np(thread, name);
         pthread_detach(thread);
+    }
     return code;
 }
 

@@ -134,7 +134,7 @@ int iocp_eventfd(void);
 void iocp_eventfd_signal(int fd);
 void iocp_eventfd_clear(int fd);
 /// Starts a detached thread that takes none of the process's signals. Returns 0 or an errno.
-int iocp_start_thread(void (*body)(void));
+int iocp_start_thread(const char *name, void (*body)(void));
 /// A pipe that is closed on exec.
 int iocp_pipe(int ends[2]);
 /// Asks for a pipe of that many bytes. Returns what it holds.

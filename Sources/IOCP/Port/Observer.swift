@@ -116,7 +116,7 @@ final class Observer: @unchecked Sendable {
             guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
             _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
         }
-        let result = iocp_start_thread { unsafe Observer.shared.run() }
+        let result = unsafe iocp_start_thread("iocp-monitor") { unsafe Observer.shared.run() }
         guard result == 0 else {
             throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
         }
