@@ -31,6 +31,7 @@ test-examples:
 	$(SWIFT) build -c release --package-path Examples
 	$(SWIFT) test --package-path Examples
 
+<<<<<<< HEAD
 # The library over a virtual kernel with virtual threads, by seeds: about a minute on two processors. First it makes
 # errors on purpose and sees that each is found. `make simulate SEEDS=1000000 SEED=5` runs as many from that one on,
 # `make simulate TRACE=5` shows everything that seed 5 does.
@@ -47,8 +48,11 @@ else
 endif
 
 # The library's tests once more under each sanitizer. What XCTest and Foundation leak themselves is not ours.
+=======
+# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and Foundation leak themselves is not ours.
+>>>>>>> main
 test-thread: setup
-	$(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
+	TSAN_OPTIONS=die_after_fork=0 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
 test-address: setup
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
