@@ -31,7 +31,6 @@ test-examples:
 	$(SWIFT) build -c release --package-path Examples
 	$(SWIFT) test --package-path Examples
 
-<<<<<<< HEAD
 # The library over a virtual kernel with virtual threads, by seeds: about a minute on two processors. First it makes
 # errors on purpose and sees that each is found. `make simulate SEEDS=1000000 SEED=5` runs as many from that one on,
 # `make simulate TRACE=5` shows everything that seed 5 does.
@@ -47,10 +46,8 @@ else
 	@$(SIMULATE) --seeds $(SEEDS) --first $(SEED)
 endif
 
-# The library's tests once more under each sanitizer. What XCTest and Foundation leak themselves is not ours.
-=======
-# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and Foundation leak themselves is not ours.
->>>>>>> main
+# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and
+# Foundation leak themselves is not ours.
 test-thread: setup
 	TSAN_OPTIONS=die_after_fork=0 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
