@@ -71,7 +71,8 @@ final class Posts: @unchecked Sendable {
             let poster = packet.token >> 16 & 0xffff
             // The number wraps around once in a while.
             if let before = newest[poster], packet.token >> 32 < before, before - packet.token >> 32 < 1 << 31 {
-                Ledger.fail("posts \(before) and \(packet.token >> 32) of one thread came in the wrong order in \(world)")
+                Ledger.fail(
+                    "posts \(before) and \(packet.token >> 32) of one thread came in the wrong order in \(world)")
             }
             newest[poster] = packet.token >> 32
         }

@@ -32,7 +32,9 @@ struct Soak {
             Usage.trim()
             last = settledUsage(like: first)
             check(last, after: first)
-            if first == nil, round >= warmUpRounds, now() - start > warmUpPart * Double(options.seconds) { first = last }
+            if first == nil, round >= warmUpRounds, now() - start > warmUpPart * Double(options.seconds) {
+                first = last
+            }
         }
         watchdog.stop()
         summarize(options, rounds: round, first, last, seconds: now() - start)

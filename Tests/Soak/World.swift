@@ -59,7 +59,9 @@ extension CompletionPort.Statistics {
 
     /// What cannot be, whatever happens.
     var nonsense: String? {
-        let all = [depth, running, waiting, parked, blocked, inFlight, deferred, overflows, reissues, handOvers, wakeUps]
+        let all = [
+            depth, running, waiting, parked, blocked, inFlight, deferred, overflows, reissues, handOvers, wakeUps,
+        ]
         return all.contains { $0 < 0 } || parked > waiting ? line : nil
     }
 }
