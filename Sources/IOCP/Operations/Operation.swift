@@ -121,6 +121,7 @@ internal import Synchronization
         let deadline = try Deadline(after: timeout)
         var now = status
         if now != .pending { return now }
+        if unsafe IOThread.isOfParent(record.pointee.thread) { throw .operationOfParent }
         if deadline.isImmediate { return nil }
         IOThread.current.blocking {
             let waited = OperationRecord.pending | OperationRecord.waiterBit

@@ -139,6 +139,7 @@ internal import Synchronization
             expected: Phase.idle, desired: Phase.preparing, ordering: .sequentiallyConsistent
         ).exchanged {
             // A completer writes the status a few instructions before it declares the record idle.
+            if IOThread.isOfParent(thread) { throw .operationOfParent }
             guard isCompleting else { throw PortError.operationInFlight }
             iocp_yield()
         }

@@ -52,6 +52,13 @@ enum Engine {
     private static let unassociatedLock = FutexLock()
     private nonisolated(unsafe) static var unassociatedCore: PortCore?
 
+    /// This process is the child of a fork: it needs such rings of its own.
+    static func noteFork() {
+        // Kept for good, as all that is the parent's.
+        if let core = unsafe unassociatedCore { _ = unsafe Unmanaged.passRetained(core) }
+        unsafe unassociatedCore = nil
+    }
+
     // MARK: Starting
 
     /// Starts a claimed operation. On a throw nothing was queued and the operation is still claimed.
@@ -217,11 +224,37 @@ enum Engine {
         let event = unsafe record.pointee.event
         let pends = unsafe status.isWarning || Outcomes.isReportedByPacket(record, status)
         let fails = status.isError && !pends
+        // Nobody may see the status and not find the packet: the port is locked from one to the other.
+        let port = unsafe fails || suppressed ? nil : file.peek().port?.takeUnretainedValue()
+        port?.lock.lock()
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
-        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
-        // Nobody else can take hold of it now, and no lock is held here.
-        if unsafe owner == nil { unsafe RecordHold.awaitNone(record) }
+        let entry = unsafe PacketEntry(
+            key: end.key, overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? record.pointee.token,
+            information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
+            flags: owner == nil ? record.pointee.inlineFlags : record.pointee.inlineFlags.union(.operation))
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
+        var isLeft = false
+        if !fails {
+            // From here on the record may be another start's, or gone.
+            if unsafe owner != nil {
+                unsafe event?._withUnsafeGuaranteedRef { $0.set() }
+                unsafe record.pointee.unclaim()
+            } else {
+                isLeft = unsafe RecordHold.takesOver(
+                    record, record.pointee.inlineAuxiliary, record.pointee.inlineFlags)
+                if !isLeft { unsafe tell(record, status, information) }
+            }
+        }
+        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
+        let yields = unsafe !fails && !isLeft && !suppressed && !skips && end.port != nil
+        if yields, let port {
+            port.deliverLocked(entry, me)
+        } else {
+            port?.unlockAndWake()
+            // Associated at this very moment.
+            if yields { unsafe end.port!.takeUnretainedValue().deliver(entry, me) }
+        }
+        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if let next = unsafe end.next {
             // The caller submits it.
             slot.lock.lock()
@@ -231,25 +264,16 @@ enum Engine {
         if fails {
             // No packet, the event stays reset, the reference of the start is given back.
             unsafe owner?.release()
-            if unsafe owner == nil && !suppressed && end.port != nil { file.ledger?.settle() }
+            if unsafe owner == nil {
+                unsafe RecordHold.awaitNone(record)
+                if unsafe !suppressed && end.port != nil { file.ledger?.settle() }
+            }
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
-        let entry = unsafe PacketEntry(
-            key: end.key, overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? record.pointee.token,
-            information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
-            flags: owner == nil ? record.pointee.inlineFlags : record.pointee.inlineFlags.union(.operation))
-        // From here on the record may be another start's, or gone.
-        if unsafe owner == nil {
-            unsafe tell(record, status, information)
-        } else {
-            unsafe event?._withUnsafeGuaranteedRef { $0.set() }
-            unsafe record.pointee.unclaim()
-        }
-        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
-        if unsafe owner == nil && skips && !suppressed && end.port != nil { file.ledger?.settle() }
-        if !suppressed, !skips, let port = unsafe end.port {
-            unsafe port.takeUnretainedValue().deliver(entry, me)
-        } else {
+        // Whoever holds it tells of its end, by a packet: it is pending.
+        if isLeft { return .pending }
+        if !yields {
+            if unsafe owner == nil && !suppressed && end.port != nil { file.ledger?.settle() }
             discard(entry, graveyard: me)
         }
         // The packet tells of what pends; the call itself reports a warning, too (e5).
@@ -397,10 +421,18 @@ enum Engine {
         let event = unsafe record.pointee.event
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let file = unsafe record.pointee.file!
-        // An operation without a port of its own: the file keeps the port alive that its packet goes to.
-        if let slot, unsafe slot.core.isHomeless { unsafe me.graveyard.append(file.takeUnretainedValue()) }
-        let end = unsafe file._withUnsafeGuaranteedRef {
-            unsafe $0.end(record, status: status.rawValue, signals: event == nil)
+        var destination: PortCore?
+        let end = unsafe file._withUnsafeGuaranteedRef { file in
+            if let slot, unsafe slot.core.isHomeless {
+                // Started without a port: the file keeps the port alive that the packet goes to.
+                me.graveyard.append(file)
+                let end = unsafe file.endUnassociated(record, status: status.rawValue, signals: event == nil)
+                if let end { return end }
+                // Nobody may see the status and not find the packet.
+                destination = file.association?.port
+                destination?.lock.lock()
+            }
+            return unsafe file.end(record, status: status.rawValue, signals: event == nil)
         }
         unsafe next = end.next
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
@@ -415,7 +447,10 @@ enum Engine {
             unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
         } else {
             // Whoever holds it goes on with it when he lets go.
-            if unsafe RecordHold.takesOver(record, auxiliary, flags) { return false }
+            if unsafe RecordHold.takesOver(record, auxiliary, flags) {
+                destination?.unlockAndWake()
+                return false
+            }
             unsafe out.initialize(
                 to: PacketEntry(
                     key: end.key, overlapped: record.pointee.token, information: information,
@@ -423,7 +458,12 @@ enum Engine {
             unsafe tell(record, status, information)
         }
         if unsafe suppressed || end.port == nil {
+            destination?.unlockAndWake()
             unsafe discard(out.pointee, graveyard: me)
+            return false
+        }
+        if let destination {
+            unsafe destination.deliverLocked(out.pointee, me)
             return false
         }
         return unsafe route(out, end, slot, me)
@@ -464,9 +504,12 @@ enum Engine {
         let entry = unsafe PacketEntry(
             key: end.key, overlapped: record.pointee.token, information: information, status: status.rawValue,
             auxiliary: record.pointee.inlineAuxiliary, flags: record.pointee.inlineFlags)
+        let port = unsafe suppressed ? nil : end.port?.takeUnretainedValue()
+        // Nobody may see the status and not find the packet.
+        port?.lock.lock()
         unsafe tell(record, status, information)
-        if !suppressed, let port = unsafe end.port {
-            unsafe port.takeUnretainedValue().deliver(entry, me)
+        if let port {
+            port.deliverLocked(entry, me)
         } else {
             discard(entry, graveyard: me)
         }

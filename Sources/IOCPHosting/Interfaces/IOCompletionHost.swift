@@ -1,5 +1,3 @@
-public import IOCP
-
 /// What a runtime asks its host for: completion ports, the binding of handles to them, limits on threads.
 ///
 /// The order of calls: size, then the runtime's own manager, then anything else. A method throws what its C namesake
