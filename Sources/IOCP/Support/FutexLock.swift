@@ -50,9 +50,14 @@ struct FutexLock: ~Copyable {
                 return
             }
         }
-        while word.exchange(2, ordering: .sequentiallyConsistent) != 0 {
+        guard word.exchange(2, ordering: .sequentiallyConsistent) != 0 else { return }
+        // The library's own business: whoever looks must not take the thread for a blocked one (d7).
+        let me = IOThread.currentIfKnown
+        let wasOut = me?.isOut.exchange(false, ordering: .relaxed)
+        repeat {
             futexWait(word, while: 2, nanoseconds: -1)
-        }
+        } while word.exchange(2, ordering: .sequentiallyConsistent) != 0
+        if let me, let wasOut { me.isOut.store(wasOut, ordering: .relaxed) }
     }
 
     @inline(never)
