@@ -50,6 +50,11 @@ let package = Package(
         // The server that README.md shows; ReadmeTests compares the two and runs it.
         .executableTarget(
             name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
+        // `make soak`: minutes of everything at once, each packet counted.
+        .executableTarget(
+            name: "Soak",
+            dependencies: ["IOCP", "IOUring", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/Soak", swiftSettings: modern),
         // Tests call the C library at will: they do not mark what is unsafe.
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
         .testTarget(name: "IOCPTests", dependencies: ["IOCP", "IOUring"], swiftSettings: modern),
