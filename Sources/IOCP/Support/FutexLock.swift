@@ -54,9 +54,14 @@ package struct FutexLock: ~Copyable {
                 return
             }
         }
-        while word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held {
+        guard word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held else { return }
+        // The library's own business: whoever looks must not take the thread for a blocked one (d7).
+        let me = IOThread.currentIfKnown
+        let wasOut = me?.isOut.exchange(false, ordering: .relaxed)
+        repeat {
             futexWait(word, while: held | 1, nanoseconds: -1)
-        }
+        } while word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held
+        if let me, let wasOut { me.isOut.store(wasOut, ordering: .relaxed) }
     }
 
     @inline(never)
