@@ -13,7 +13,8 @@ extension CompletionPort {
     ///
     /// The corresponding Win32 function is `PostQueuedCompletionStatus`.
     public func post(bytes: UInt = 0, key: UInt = 0, token: UInt = 0) throws(PortError) {
-        try open(.modify).post(PacketEntry(key: key, overlapped: token, information: bytes, status: 0))
+        let entry = PacketEntry(key: key, overlapped: token, information: bytes, status: 0)
+        try queue(entry)
     }
 
     /// Queues a packet that carries an operation, which the library keeps alive until the packet is dequeued.
@@ -31,8 +32,7 @@ extension CompletionPort {
     public func post(
         status: CompletionStatus, information: UInt = 0, key: UInt = 0, token: UInt = 0
     ) throws(PortError) {
-        try open(.modify).post(
-            PacketEntry(key: key, overlapped: token, information: information, status: status.rawValue))
+        try queue(PacketEntry(key: key, overlapped: token, information: information, status: status.rawValue))
     }
 
     /// Queues a packet with a status that carries an operation.
@@ -47,10 +47,9 @@ extension CompletionPort {
     private func post(
         _ operation: Operation, _ information: UInt, _ key: UInt, _ status: CompletionStatus
     ) throws(PortError) {
-        let core = try open(.modify)
         let retained = unsafe Unmanaged.passRetained(operation)
         do throws(PortError) {
-            try core.post(
+            try queue(
                 PacketEntry(
                     key: key, overlapped: unsafe UInt(bitPattern: retained.toOpaque()), information: information,
                     status: status.rawValue, flags: .operation))
@@ -58,6 +57,14 @@ extension CompletionPort {
             unsafe retained.release()
             throw error
         }
+    }
+
+    @inline(__always)
+    private func queue(_ entry: PacketEntry) throws(PortError) {
+        if allows(.modify), withCore({ $0.post(entry) }) { return }
+        // Which of the two it was.
+        _ = try open(.modify)
+        throw .portClosed
     }
 
     /// Packets that are queued and unclaimed. One that goes straight to a waiting thread is never counted (c10).
