@@ -83,25 +83,29 @@ enum Engine {
         unsafe record.pointee.lane = file.lane(of: request.kind)
 
         // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
+        // And ready in every way: behind others of its direction, whoever completes the one before it queues it.
         let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
-        let core: Unmanaged<PortCore>
-        do throws(PortError) {
-            if let port = unsafe try file.begin(record) {
-                unsafe core = port
-            } else {
-                unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
-            }
-        } catch {
-            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
-            throw error
-        }
-        unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
-        file.resetSignal()
         unsafe record.pointee.phase.store(OperationRecord.Phase.inFlight, ordering: .releasing)
         // Given back with the packet, or when the packet is suppressed or discarded.
-        _ = unsafe Unmanaged.passRetained(operation)
-        // Behind others of its direction: whoever completes the one before it queues it.
-        if unsafe record.pointee.lane != .none, unsafe !file.enterLane(record) { return .pending }
+        let reference = unsafe Unmanaged.passRetained(operation)
+        let core: Unmanaged<PortCore>
+        do throws(PortError) {
+            let (port, isItsTurn) = unsafe try file.begin(record)
+            if let port = unsafe port {
+                if !isItsTurn { return .pending }
+                unsafe core = port
+            } else if isItsTurn {
+                unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
+            } else {
+                unsafe me._withUnsafeGuaranteedRef { $0.noteUnassociated(file) }
+                return .pending
+            }
+        } catch {
+            unsafe record.pointee.phase.store(OperationRecord.Phase.preparing, ordering: .sequentiallyConsistent)
+            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
+            unsafe reference.release()
+            throw error
+        }
         // What Windows never reports at once is in flight from the beginning.
         let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
         if mayEndInline {
@@ -141,6 +145,9 @@ enum Engine {
         } catch {
             let end = unsafe file.end(record, status: error.status.rawValue, signals: false)
             if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
+            // What has queued up behind it meanwhile has no rings either.
+            var next = unsafe end.next
+            while let waiting = unsafe next { unsafe next = finishUnqueued(waiting, me, error.status) }
             throw error
         }
     }
@@ -511,10 +518,12 @@ enum Engine {
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
-    private static func finishUnqueued(_ record: OperationRecord.Pointer, _ me: IOThread) -> OperationRecord.Pointer? {
+    private static func finishUnqueued(
+        _ record: OperationRecord.Pointer, _ me: IOThread, _ status: CompletionStatus = .cancelled
+    ) -> OperationRecord.Pointer? {
         var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
         var next: OperationRecord.Pointer?
-        let status = unsafe Outcomes.interruption(record) ?? .cancelled
+        let status = unsafe Outcomes.interruption(record) ?? status
         let progress = unsafe UInt(record.pointee.progress)
         unsafe Outcomes.dropHeld(record)
         _ = unsafe finish(record, status, progress, 0, [], nil, me, &entry, &next)

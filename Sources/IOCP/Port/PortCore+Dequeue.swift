@@ -41,6 +41,7 @@ extension PortCore {
             queuedMirror.store(left, ordering: .relaxed)
             if left == 0 { quickMirror.store(true, ordering: .relaxed) }
             lock.unlock()
+            unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
             return entry
         }
     }
