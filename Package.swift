@@ -50,8 +50,31 @@ let package = Package(
         // The server that README.md shows; ReadmeTests compares the two and runs it.
         .executableTarget(
             name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
+        // `make soak`: minutes of everything at once, each packet counted.
+        .executableTarget(
+            name: "Soak",
+            dependencies: ["IOCP", "IOUring", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/Soak", swiftSettings: modern),
         // Tests call the C library at will: they do not mark what is unsafe.
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
-        .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: modern),
+        .testTarget(name: "IOCPTests", dependencies: ["IOCP", "IOUring"], swiftSettings: modern),
     ]
 )
+
+// The simulator looks into the library, optimized and with its seam open, and switches threads inside of it, where the
+// checks of exclusive access would be confused: `make simulate` sets this.
+if Context.environment["IOCP_SEAM"] != nil {
+    let open: [SwiftSetting] = [
+        .define("IOCP_SEAM"), .unsafeFlags(["-enable-testing", "-enforce-exclusivity=unchecked"]),
+    ]
+    for target in package.targets where target.name == "IOUring" || target.name == "IOCP" {
+        target.swiftSettings = (target.swiftSettings ?? []) + open
+    }
+    for target in package.targets where target.name == "CIOCPSupport" { target.cSettings = [.define("IOCP_SEAM")] }
+    package.targets += [
+        .target(name: "CSimulation", dependencies: ["CIOCPSupport"], path: "Tests/Simulation/CSimulation"),
+        .executableTarget(
+            name: "iocp-simulate", dependencies: ["IOCP", "IOUring", "CIOCPSupport", "CLiburing", "CSimulation"],
+            path: "Tests/Simulation/Simulation", swiftSettings: modern + open),
+    ]
+}

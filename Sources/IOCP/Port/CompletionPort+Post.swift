@@ -64,7 +64,7 @@ extension CompletionPort {
         if allows(.modify), withCore({ $0.post(entry) }) { return }
         // Which of the two it was.
         _ = try open(.modify)
-        throw .portClosed
+        throw core.closedError
     }
 
     /// Packets that are queued and unclaimed. One that goes straight to a waiting thread is never counted (c10).
@@ -74,7 +74,9 @@ extension CompletionPort {
     ///
     /// The corresponding NT function is `NtQueryIoCompletion`.
     public func depth() throws(PortError) -> Int {
-        try open(.query).depth
+        let core = try open(.query)
+        try core.refuseIfInherited()
+        return core.depth
     }
 
     /// Hands the operations that the calling thread has deferred to the kernel now.
@@ -82,6 +84,7 @@ extension CompletionPort {
     /// - Cost: one system call if there are any. Win32 has no such function: its operations start at once.
     public func flush() throws(PortError) {
         let core = try open([])
+        try core.refuseIfInherited()
         let me = IOThread.current
         if me.isTied(to: core) { me.leasedSlot?.submit() }
     }

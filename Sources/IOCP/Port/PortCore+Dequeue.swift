@@ -31,7 +31,9 @@ extension PortCore {
                 unsafe slot._withUnsafeGuaranteedRef({ !$0.hasCompletions && $0.submitter.unsubmitted == 0 })
             else { return nil }
             lock.lock()
-            guard isOrdinary, scheduler.queued > 0, scheduler.running <= limit, unsafe me.state.pointee.isCounted else {
+            guard isOrdinary, !isClosed, scheduler.queued > 0, scheduler.running <= limit,
+                unsafe me.state.pointee.isCounted
+            else {
                 lock.unlock()
                 return nil
             }
@@ -49,7 +51,8 @@ extension PortCore {
     /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
     @inline(__always)
     func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
-        guard me.isTied(to: self), let slot = unsafe me.leasedReference, quickMirror.load(ordering: .relaxed)
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, quickMirror.load(ordering: .relaxed),
+            !isClosed
         else { return 0 }
         return unsafe slot._withUnsafeGuaranteedRef { slot in
             guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
@@ -104,7 +107,7 @@ extension PortCore {
     ) throws(PortError) -> DequeueEnd {
         guard !closedMirror.load(ordering: .relaxed) else {
             untie(me)
-            throw .portClosed
+            throw closedError
         }
         var joins = false
         if !me.isTied(to: self) {
@@ -128,7 +131,7 @@ extension PortCore {
         guard !isClosed else {
             lock.unlock()
             if joins { me.tie(to: nil) }
-            throw .portClosed
+            throw closedError
         }
         if joins { unsafe scheduler.join(me.state) }
         unsafe scheduler.beginRemoval(me.state)
@@ -269,12 +272,13 @@ extension PortCore {
 
     /// Waits until a packet is queued, consuming nothing (b27). The port's end satisfies the wait too (b29).
     func waitUntilQueued(_ deadline: Deadline) throws(PortError) -> Bool {
+        try refuseIfInherited()
         let me = IOThread.current
         if depth > 0 { return true }
         lock.lock()
         guard !isClosed else {
             lock.unlock()
-            throw .portClosed
+            throw closedError
         }
         if deadline.isImmediate {
             let isQueued = scheduler.queued > 0

@@ -41,7 +41,12 @@ extension PortCore {
         slot.submit()
         if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
-        if isLeftAlone { slot.leaveAlone() }
+        if isLeftAlone {
+            slot.leaveAlone()
+        } else if slot.owner.load(ordering: .sequentiallyConsistent) != 0, !slot.isWatched {
+            // Its thread has entered the kernel since, or somebody for it: the ticks see whether it stays away.
+            Observer.noteDeparture()
+        }
         return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
             && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
     }
@@ -102,7 +107,7 @@ extension PortCore {
                     findings = max(findings, .something)
                 } else if !slot.isLeftAlone {
                     slot.leaveAlone()
-                    Observer.shared.arm(slot)
+                    unsafe Observer.shared.arm(slot)
                 }
             }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit

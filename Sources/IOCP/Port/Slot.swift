@@ -60,6 +60,10 @@ internal import Synchronization
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
 
+    /// Requests that ended with the thread that had submitted them, and were queued again (e34).
+    let reissues = Atomic<Int>(0)
+
+    private var inheritedRing: InheritedRing?
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
@@ -85,7 +89,13 @@ internal import Synchronization
         submitter = ring.submitter
         // Otherwise an idle server's sleep is reported as the processor waiting for a disk.
         waitFlags = ring.features.contains(.noIOWait) ? [.getEvents, .noIOWait] : [.getEvents]
+        inheritedRing = InheritedRing(ring)
         guardedRing = Guarded(ring)
+    }
+
+    deinit {
+        // Before the ring: the next one may lie at the same place.
+        inheritedRing = nil
     }
 
     var fileDescriptor: Int32 { submitter.fileDescriptor }
@@ -327,18 +337,22 @@ extension Slot {
 
     /// Wakes the thread that sleeps in the ring. No lock is held.
     func wakeSleeper() {
-        if Self.hasSynchronousMessages.load(ordering: .relaxed) {
-            let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
-            if result == 0 { return }
-            if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }
-        }
-        // Older kernels: a no-op in the sleeper's own ring.
+        var isPushed = false
         while true {
-            lock.lock()
-            let pushed = pushWakeUp()
-            lock.unlock()
-            submit()
-            if pushed { return }
+            if Self.hasSynchronousMessages.load(ordering: .relaxed) {
+                let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
+                if result == 0 { return }
+                if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }
+            }
+            // Older kernels, or memory is short: a no-op in the sleeper's own ring. Nobody else would wake the thread, so
+            // this goes on until the kernel has taken it.
+            if !isPushed {
+                lock.lock()
+                isPushed = pushWakeUp()
+                lock.unlock()
+            }
+            if submit(), isPushed { return }
+            iocp_yield()
         }
     }
 
