@@ -12,7 +12,8 @@ RESULTS = .build/iocp-bench-results.json
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
 	Benchmarks/Package.swift Benchmarks/Sources
 
-.PHONY: run test test-library test-examples simulate test-thread test-address release bench-quick lint format docs setup clean
+.PHONY: run test test-library test-examples simulate soak test-thread test-address release bench-quick lint format docs \
+	setup clean
 
 setup:
 	@.ci/setup
@@ -53,6 +54,15 @@ test-thread: setup
 
 test-address: setup
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
+
+# A random mix of everything for so many minutes, each packet counted: `make soak MINUTES=10 SANITIZE=thread SEED=7`.
+# Without a seed each run chooses one, and prints it.
+MINUTES ?= 1
+soak: setup
+	ASAN_OPTIONS=quarantine_size_mb=16 TSAN_OPTIONS=die_after_fork=0 \
+	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) run \
+	    $(if $(SANITIZE),--sanitize=$(SANITIZE) --scratch-path .build/$(SANITIZE)) Soak \
+	    --minutes $(MINUTES) $(if $(filter file,$(origin SEED)),,--seed $(SEED))
 
 # Everything, optimized, with warnings as errors.
 release: setup
