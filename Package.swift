@@ -18,6 +18,7 @@ let package = Package(
     products: [
         .library(name: "IOUring", targets: ["IOUring"]),
         .library(name: "IOCP", targets: ["IOCP"]),
+        .library(name: "IOCPHosting", targets: ["IOCPHosting", "CIOCPHosting"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.5.0")
@@ -47,6 +48,13 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        // The I/O completion interfaces of CLR hosting as binary v-tables: the header for C and C++.
+        .target(name: "CIOCPHosting"),
+        // A host for a runtime that asks for completion ports, and the runtime's side.
+        .target(
+            name: "IOCPHosting", dependencies: ["IOCP", "CIOCPHosting"],
+            swiftSettings: strict
+        ),
         // The server that README.md shows; ReadmeTests compares the two and runs it.
         .executableTarget(
             name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
@@ -58,6 +66,7 @@ let package = Package(
         // Tests call the C library at will: they do not mark what is unsafe.
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
         .testTarget(name: "IOCPTests", dependencies: ["IOCP", "IOUring"], swiftSettings: modern),
+        .testTarget(name: "IOCPHostingTests", dependencies: ["IOCPHosting"], swiftSettings: modern),
     ]
 )
 
