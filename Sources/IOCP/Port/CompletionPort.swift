@@ -78,9 +78,11 @@ internal import Synchronization
         let rings = min(limit, options.rings ?? max(8, processors))
         let ringOptions = RingOptions(
             submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
+        let interval = options.monitorInterval.components
         self.init(
-            try PortCore(limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking), .all
-        )
+            try PortCore(
+                limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking,
+                monitorInterval: interval.seconds * 1_000_000_000 + interval.attoseconds / 1_000_000_000), .all)
     }
 
     /// Creates a port and associates a handle with it, or does neither.

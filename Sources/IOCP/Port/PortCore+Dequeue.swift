@@ -146,6 +146,7 @@ extension PortCore {
             Observer.noteDeparture()
             return .packets(count)
         }
+        packets.trim()
         if alertable, me.hasCalls {
             unsafe scheduler.resume(me.state)
             publish()

@@ -106,7 +106,7 @@ internal import Synchronization
     /// in the backlog: nothing is refused.
     @inline(__always)
     func push(_ record: OperationRecord.Pointer) {
-        unsafe record.pointee.slot = self
+        unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
         if unsafe backlogFirst == nil, unsafe enqueue(Requests.entry(for: record)) {
         } else {
             unsafe pushSlow(record)
