@@ -15,6 +15,15 @@ struct SignalTests {
         try check(sigaction(signal, &action, nil) == 0, "no handler")
     }
 
+    /// An alarm each so many microseconds; 0 for none.
+    private static func setTimer(microseconds: Int) {
+        // Two pairs of seconds and microseconds, whose names this module does not see in every build.
+        var timer = [0, microseconds, 0, microseconds]
+        _ = timer.withUnsafeMutableBytes {
+            setitimer(__itimer_which_t(0), $0.baseAddress!.assumingMemoryBound(to: itimerval.self), nil)
+        }
+    }
+
     @Test(
         "a storm of signals loses no packet, doubles none, ends no wait early nor late, and closes nothing twice (e6)",
         .timeLimit(.minutes(2)))
@@ -117,10 +126,7 @@ struct SignalTests {
                 }
                 let all = threads.count
                 try until("every thread is a target") { targets.withLock { $0.count } == all }
-                var timer = itimerval()
-                timer.it_interval.tv_usec = 500
-                timer.it_value.tv_usec = 500
-                setitimer(__itimer_which_t(0), &timer, nil)
+                SignalTests.setTimer(microseconds: 500)
                 // Until all has been received, and the others are done.
                 let calm = Tally()
                 let storm = SideThread {
@@ -129,8 +135,7 @@ struct SignalTests {
                 try until("all packets came; \(received.value) of \(total) did, \(finished.value) threads are done") {
                     received.value == total && finished.value >= all - 3
                 }
-                timer = itimerval()
-                setitimer(__itimer_which_t(0), &timer, nil)
+                SignalTests.setTimer(microseconds: 0)
                 port.close()
                 try until("the workers end") { finished.value == all }
                 calm.add()
