@@ -291,6 +291,9 @@ internal import Synchronization
         entriesWhenLeft.store(UInt64(entries.load(ordering: .relaxed)), ordering: .relaxed)
     }
 
+    /// The observer waits for it no more.
+    func takeBack() { entriesWhenLeft.store(.max, ordering: .relaxed) }
+
     @inline(__always)
     func noteEntry() {
         // A lost increment does not matter: any change will do.
