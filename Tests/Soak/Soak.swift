@@ -78,6 +78,7 @@ struct Soak {
         guard let before else { return }
         if after.descriptors != before.descriptors {
             Ledger.fail("descriptors: \(after.descriptors), \(before.descriptors) after the warm-up")
+            for line in Usage.everyDescriptor { say("  descriptor \(line)") }
         }
         if after.threads != before.threads {
             Ledger.fail("threads: \(after.threads), \(before.threads) after the warm-up")
