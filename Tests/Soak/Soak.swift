@@ -168,7 +168,12 @@ final class Watchdog: Sendable {
             before = moved
             if now() - lastLine >= 10 {
                 lastLine += 10
-                let usage = Usage.now
+                var usage = Usage.now
+                // It takes a descriptor to see.
+                while usage.descriptors < 0 {
+                    usleep(1000)
+                    usage = .now
+                }
                 say(
                     "soak: \(Int(now() - start)) s, \(Ledger.count(.starts)) starts, \(Ledger.count(.packets)) packets, "
                         + "\(Ledger.count(.postPackets)) posts, \(Ledger.count(.bytes) >> 20) MiB, "

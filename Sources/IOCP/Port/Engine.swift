@@ -569,9 +569,12 @@ enum Engine {
         let core = unsafe slot.core
         // After this lock, every step of the operation sees the flag: what was pushed before is in the queue.
         slot.lock.lock()
-        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
+        let isInFlight = unsafe record.pointee.isInFlight
+        guard isInFlight, unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
             slot.lock.unlock()
-            return false
+            // It may have found the reason by itself just now.
+            return unsafe record.pointee.status == .cancelled
+                && record.pointee.startNumber.load(ordering: .relaxed) == start.number
         }
         let waited =
             unsafe slot.removeFromBacklog(record)
