@@ -46,8 +46,9 @@ internal import Synchronization
     var thread: UInt32 = 0
     /// MSG_* or RWF_* flags, the mode of an allocation, the direction of a shutdown.
     var callFlags: Int32 = 0
-    /// The slot that carries it. Not retained: its port outlives the file's pending operations.
-    unowned(unsafe) var slot: Slot?
+    /// The slot that carries it; whoever ends the operation looks at it without a lock. Not retained: its port outlives
+    /// the file's pending operations.
+    let slotReference = unsafe Atomic<Unmanaged<Slot>?>(nil)
     var kind = OperationKind.none
     /// The queue of the file object that it takes its turn in.
     var lane = Lane.none
@@ -108,6 +109,9 @@ internal import Synchronization
     init(owner: Unmanaged<Operation>?) {
         unsafe self.owner = unsafe owner
     }
+
+    /// Valid while the operation is in flight.
+    var slot: Slot? { unsafe slotReference.load(ordering: .relaxed)?.takeUnretainedValue() }
 
     /// The status as a user may see it.
     var status: CompletionStatus {

@@ -41,7 +41,12 @@ extension PortCore {
         slot.submit()
         if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
-        if isLeftAlone { slot.leaveAlone() }
+        if isLeftAlone {
+            slot.leaveAlone()
+        } else if slot.owner.load(ordering: .sequentiallyConsistent) != 0, !slot.isWatched {
+            // Its thread has entered the kernel since, or somebody for it: the ticks see whether it stays away.
+            Observer.noteDeparture()
+        }
         return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
             && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
     }

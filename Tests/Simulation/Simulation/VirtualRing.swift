@@ -110,11 +110,13 @@ final class VirtualRing {
     var completionsReady: UInt32 { words[4] &- words[3] }
     var submissionHead: UInt32 { words[0] }
     var completionHead: UInt32 { words[3] }
+    /// Of a completion that lies in the queue, or did a moment ago, by its number since the beginning.
+    func userData(at number: UInt32) -> UInt64 { completions[Int(number & (completionCapacity - 1))].user_data }
     /// Whether one of them is more than a wake-up.
     var hasResults: Bool {
         var number = words[3]
         while number != words[4] {
-            if completions[Int(number & (completionCapacity - 1))].user_data >= 8 { return true }
+            if userData(at: number) >= 8 { return true }
             number &+= 1
         }
         return false
