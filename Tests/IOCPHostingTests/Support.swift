@@ -256,3 +256,19 @@ func holdDescriptors() {
     setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
     while dup(2) >= 0 {}
 }
+
+/// A value that one thread gives and another takes.
+final class Handover<Value: Sendable>: Sendable {
+    private let value = Protected<Value?>(nil)
+    private let event = CompletionEvent()
+
+    func give(_ value: Value) {
+        self.value.withLock { $0 = value }
+        event.set()
+    }
+
+    func take() throws -> Value {
+        try #require(try event.wait(timeout: patience), "nothing is given")
+        return value.withLock { $0! }
+    }
+}

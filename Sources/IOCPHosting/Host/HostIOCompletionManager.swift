@@ -6,7 +6,7 @@ public import IOCP
 /// throws ``HResult/clrNotAvailable``; so does every method once the runtime has failed, which is when a method has thrown
 /// ``HResult/fail`` or ``CLRIOCompletionManager/onComplete(error:bytes:overlapped:)`` has.
 ///
-/// **Ports.** All ports of a host share one ``CompletionPort`` and one pool: a port is what handles are bound to, and what
+/// **Ports.** All ports of a host share one `CompletionPort` and one pool: a port is what handles are bound to, and what
 /// is closed. The default port is made at the first bind without one.
 ///
 /// **Threads.** The pool begins with the minimum, at least one, when the first port is made. It grows by one thread when
@@ -18,7 +18,7 @@ public import IOCP
 ///
 /// **Packets** are dequeued in batches and handed over one by one, each exactly once. What a thread has not handed over yet
 /// while it blocks in `onComplete` goes to others within two looks of the monitor
-/// (``CompletionPort/Options/monitorInterval``).
+/// (`CompletionPort.Options.monitorInterval`).
 ///
 /// **The end.** When the last reference goes, or at ``shutDown()``, operations in flight are cancelled, their packets
 /// handed over, and the threads end; nobody waits for that.
@@ -44,7 +44,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
         public var allowsThreadLimits = true
         /// Packets that a thread takes at a time, at least 1.
         public var batchSize = 64
-        /// Of the ``CompletionPort`` beneath.
+        /// Of the `CompletionPort` beneath.
         public var port = CompletionPort.Options()
 
         public init() {}
