@@ -117,7 +117,7 @@ enum LibraryHosting {
 
         init(_ kind: HostingWork.Kind, _ host: HostIOCompletionManager) throws {
             self.kind = kind
-            let size = 8 + HostOverlapped.headerSize + Int(try host.getHostOverlappedSize())
+            let size = unsafe 8 + HostOverlapped.headerSize + Int(try host.getHostOverlappedSize())
             unsafe memory = .allocate(byteCount: size, alignment: 16)
             unsafe memory.initializeMemory(as: UInt8.self, repeating: 0, count: size)
             unsafe overlapped = HostOverlapped(memory + 8)
@@ -161,8 +161,6 @@ enum LibraryHosting {
         let failure = Atomic<Bool>(false)
         private var state: UInt64 = 0x2545_F491
 
-        func begin(_ block: Block) throws(PortError) { try block.start(&state) }
-
         func onComplete(error: UInt32, bytes: UInt32, overlapped: UnsafeMutableRawPointer?) throws(HResult) {
             let pointer = unsafe (overlapped! - 8).load(as: UnsafeMutableRawPointer.self)
             let block = unsafe Unmanaged<Block>.fromOpaque(pointer).takeUnretainedValue()
@@ -192,9 +190,13 @@ enum LibraryHosting {
         let blocks = try work.kinds.map { try Block($0, host) }
         for handle in work.handles { try host.bind(nil, handle) }
         // The first ones of this thread, the others of the host's.
-        for block in blocks { try runtime.begin(block) }
+        var state: UInt64 = 1
+        for block in blocks { try block.start(&state) }
         let measurement = try measure(settings) { runtime.count.load(ordering: .relaxed) }
         runtime.stop.set()
+        // The memory of what is in flight must stay until it has ended.
+        while host.statistics.owed > 0 { usleep(1000) }
+        withExtendedLifetime(blocks) {}
         host.shutDown()
         guard !runtime.failure.load(ordering: .sequentiallyConsistent) else { throw Failure("a completion was wrong") }
         return measurement
