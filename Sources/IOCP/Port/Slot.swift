@@ -302,7 +302,7 @@ internal import Synchronization
     /// - Parameter waitsForOthers: enters even if nothing is queued any more. Another thread may be submitting what this
     ///   one has queued; the kernel then lets this one in after the other, when immediate completions are in the ring.
     /// - Returns: false if the kernel could not take it now: its completion queue must be emptied first, or memory is
-    ///   short.
+    ///   short. The monitor tries again.
     @discardableResult
     func submit(waitsForOthers: Bool = false) -> Bool {
         var mustEnter = waitsForOthers
@@ -318,9 +318,13 @@ internal import Synchronization
             if submitter.overflowPending { overflows.add(1, ordering: .relaxed) }
             let result = submitter.enter(submit: count, minimumCompletions: 0, flags: flags)
             if result == -EINTR { continue }
-            if result < 0 { return false }
-            if count == 0 || submitter.unsubmitted == 0 { return true }
-            if result == 0 { return false }
+            if result >= 0 {
+                if count == 0 || submitter.unsubmitted == 0 { return true }
+                if result > 0 { continue }
+            }
+            // Perhaps nobody comes back to this ring.
+            Observer.noteDeparture()
+            return false
         }
     }
 }
