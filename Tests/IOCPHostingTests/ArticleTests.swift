@@ -8,7 +8,8 @@ struct ArticleTests {
         let tests = URL(filePath: #filePath).deletingLastPathComponent()
         let root = tests.deletingLastPathComponent().deletingLastPathComponent()
         let article = try String(
-            contentsOf: root.appending(path: "Sources/IOCPHosting/IOCPHosting.docc/HostingARuntime.md"), encoding: .utf8)
+            contentsOf: root.appending(path: "Sources/IOCPHosting/IOCPHosting.docc/HostingARuntime.md"), encoding: .utf8
+        )
         let source = try String(contentsOf: tests.appending(path: "HostInFortyLines.swift"), encoding: .utf8)
         #expect(article.contains("```swift\n\(source)```"))
         #expect(source.split(separator: "\n", omittingEmptySubsequences: false).count <= 45)

@@ -95,7 +95,9 @@ struct HandOverTests {
         #expect(try file.length() == 1 << 33 + 3)
         block.overlapped.offset = 1 << 63
         #expect(thrownCode { try file.read(block.overlapped, into: block.buffer) } == 87)
-        #expect(throws: Never.self) { block.overlapped.offset = 0; try file.read(block.overlapped, into: block.buffer) }
+        #expect(throws: Never.self) {
+            block.overlapped.offset = 0; try file.read(block.overlapped, into: block.buffer)
+        }
         _ = try runtime.waitFor(4)
         host.shutDown()
     }
@@ -116,7 +118,10 @@ struct HandOverTests {
         #expect(try runtime.waitFor(1).count == 1)
         try handle.close()
         #expect(thrownCode { try reading.read(block.overlapped, into: block.buffer) } == 6)
-        #expect(thrownCode { block.overlapped.event = 1; return try reading.read(block.overlapped, into: block.buffer) } == 6)
+        #expect(
+            thrownCode {
+                block.overlapped.event = 1; return try reading.read(block.overlapped, into: block.buffer)
+            } == 6)
         #expect(thrownCode { try handle.close() } == 6)
         host.shutDown()
     }

@@ -291,7 +291,10 @@ struct BrokenOrderTests {
             return thrown { try HostIOCompletionManager(options: options) } == .invalidArgument
         }
         #expect(refused { $0.maxThreads = 0 })
-        #expect(refused { $0.minThreads = 9; $0.maxThreads = 8 })
+        #expect(
+            refused {
+                $0.minThreads = 9; $0.maxThreads = 8
+            })
         #expect(refused { $0.concurrencyLimit = -1 })
         #expect(refused { $0.batchSize = 0 })
         #expect(refused { $0.idleTimeout = .seconds(-1) })

@@ -45,7 +45,10 @@ struct PoolTests {
     @Test("it grows only when packets wait and every thread is busy, and never beyond the maximum")
     func grows() throws {
         let gate = Gate()
-        let (host, runtime) = try hosted(min: 2, max: 4) { _ in } _: { _ in gate.pass() }
+        let (host, runtime) = try hosted(min: 2, max: 4) { _ in
+        } _: { _ in
+            gate.pass()
+        }
         let feed = try Feed(host)
         #expect(host.statistics.threads == 2)
         try feed.complete(1)
@@ -73,7 +76,10 @@ struct PoolTests {
     @Test("a raised maximum lets packets in that wait already; a raised minimum starts threads")
     func raised() throws {
         let gate = Gate()
-        let (host, runtime) = try hosted(min: 1, max: 1) { _ in } _: { _ in gate.pass() }
+        let (host, runtime) = try hosted(min: 1, max: 1) { _ in
+        } _: { _ in
+            gate.pass()
+        }
         let feed = try Feed(host)
         try feed.complete(3)
         try until("one is busy") { gate.arrived == 1 }
@@ -92,7 +98,11 @@ struct PoolTests {
     @Test("it shrinks to the minimum after idleness")
     func shrinks() throws {
         let gate = Gate()
-        let (host, runtime) = try hosted(min: 1, max: 6) { $0.idleTimeout = .milliseconds(20) } _: { _ in gate.pass() }
+        let (host, runtime) = try hosted(min: 1, max: 6) {
+            $0.idleTimeout = .milliseconds(20)
+        } _: { _ in
+            gate.pass()
+        }
         let feed = try Feed(host)
         try feed.complete(6)
         try until("six are busy") { gate.arrived == 6 }
@@ -110,7 +120,10 @@ struct PoolTests {
     @Test("a maximum below the busy ones: they finish and end, and none are available meanwhile; idle ones end at once")
     func lowered() throws {
         let gate = Gate()
-        let (host, runtime) = try hosted(min: 0, max: 6) { _ in } _: { _ in gate.pass() }
+        let (host, runtime) = try hosted(min: 0, max: 6) { _ in
+        } _: { _ in
+            gate.pass()
+        }
         let feed = try Feed(host)
         try feed.complete(5)
         try until("five are busy") { gate.arrived == 5 }
@@ -174,7 +187,9 @@ struct PoolTests {
         host.shutDown()
     }
 
-    @Test("a runtime that throws ends nothing but its call; one that throws E_FAIL is unusable, and is still told the rest")
+    @Test(
+        "a runtime that throws ends nothing but its call; one that throws E_FAIL is unusable, and is still told the rest"
+    )
     func throwing() throws {
         let count = Atomic<Int>(0)
         let (host, runtime) = try hosted { _ in

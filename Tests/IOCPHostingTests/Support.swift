@@ -130,7 +130,8 @@ final class Block: @unchecked Sendable {
 
 /// A host with a recording runtime.
 func hosted(
-    min: UInt32 = 1, max: UInt32 = 8, limit: Int = 0, _ adjust: (inout HostIOCompletionManager.Options) -> Void = { _ in },
+    min: UInt32 = 1, max: UInt32 = 8, limit: Int = 0,
+    _ adjust: (inout HostIOCompletionManager.Options) -> Void = { _ in },
     _ action: @escaping @Sendable (Told) throws(HResult) -> Void = { _ in }
 ) throws -> (host: HostIOCompletionManager, runtime: Recorder) {
     var options = HostIOCompletionManager.Options()

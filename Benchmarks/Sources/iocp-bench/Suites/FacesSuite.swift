@@ -8,7 +8,8 @@ extension Suite {
             hosting("faces/hosting-read-d32", "random 4 KiB reads, page cache, depth 32", "reads") {
                 try HostingWork.reads($0, depth: 32)
             },
-            hosting("faces/hosting-pairs-64", "a byte over each of 64 socket pairs, again and again", "completions") { _ in
+            hosting("faces/hosting-pairs-64", "a byte over each of 64 socket pairs, again and again", "completions") {
+                _ in
                 try HostingWork.pairs(64)
             },
         ],
