@@ -40,8 +40,11 @@ struct HostPortTests {
         let event = try HostHandle(CompletionEvent())
         let foreign = try other.createIOCompletionPort()
         let port = try host.createIOCompletionPort()
-        let garbage = [0, 1, 3, 4, UInt.max, port.rawValue | 1, port.rawValue | 2, port.rawValue + 1 << 22, port.rawValue + 1 << 40]
-            .map { HostHandle(rawValue: $0) }
+        let garbage = [
+            0, 1, 3, 4, UInt.max, port.rawValue | 1, port.rawValue | 2, port.rawValue + 1 << 22,
+            port.rawValue + 1 << 40,
+        ]
+        .map { HostHandle(rawValue: $0) }
         for handle in garbage + [file, event] {
             #expect(thrown { try host.closeIOCompletionPort(handle) } == .invalidArgument)
             #expect(thrown { try host.bind(handle, reading) } == .invalidArgument)

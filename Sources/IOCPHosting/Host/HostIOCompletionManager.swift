@@ -73,7 +73,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
 
     // MARK: The eleven methods
 
-    /// Makes a port for ``bind(_:_:)``.
+    /// Makes a port to bind handles to.
     ///
     /// - Throws: ``HResult/outOfMemory`` if memory, descriptors, threads or HANDLEs are short; ``HResult/fail`` if
     ///   io_uring is forbidden or missing.
@@ -142,7 +142,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
     ///
     /// - Throws: ``HResult/invalidArgument`` for what is no open port, and for a handle that is bound already, to whatever
     ///   port (i5), or was not opened for overlapped I/O; ``HResult/notOwner`` for a port of another host;
-    ///   ``HResult/handle`` for what is no open handle; those of ``createIOCompletionPort()``.
+    ///   ``HResult/handle`` for what is no open handle; those of making a port.
     public func bind(_ port: HostHandle?, _ handle: HostHandle) throws(HResult) {
         try core.available { () throws(HResult) in
             guard let file = handle.ioHandle else { throw .handle }
