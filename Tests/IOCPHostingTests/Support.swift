@@ -225,7 +225,19 @@ private func controlProcess(_ operation: Int32, _ first: UInt, _ second: UInt) -
 }
 
 /// Makes io_uring_setup(2) fail with an errno, for the calling thread, for good. For child processes only.
-func forbidRings(errno code: Int32) -> Bool {
+func forbidRings(errno code: Int32) -> Bool { forbid(425, errno: code) }
+
+/// Makes clone3(2) and clone(2) fail so.
+func forbidThreads(errno code: Int32) -> Bool {
+    #if arch(x86_64)
+    let clone: UInt32 = 56
+    #else
+    let clone: UInt32 = 220
+    #endif
+    return forbid(435, errno: code) && forbid(clone, errno: code)
+}
+
+private func forbid(_ call: UInt32, errno code: Int32) -> Bool {
     struct Instruction {
         var code: UInt16
         var jumpTrue: UInt8 = 0
@@ -238,7 +250,7 @@ func forbidRings(errno code: Int32) -> Bool {
     }
     let instructions = [
         Instruction(code: 0x20, constant: 0),  // load the number of the call
-        Instruction(code: 0x15, jumpFalse: 1, constant: 425),  // is it io_uring_setup?
+        Instruction(code: 0x15, jumpFalse: 1, constant: call),  // is it that one?
         Instruction(code: 0x06, constant: 0x0005_0000 | UInt32(code)),  // answer with the errno
         Instruction(code: 0x06, constant: 0x7FFF_0000),  // let it through
     ]

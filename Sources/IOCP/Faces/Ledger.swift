@@ -41,13 +41,15 @@ package protocol PortAttendant: AnyObject, Sendable {
 }
 
 extension CompletionPort {
-    /// A port whose threads an attendant provides. It is not kept alive.
+    /// A port whose threads an attendant provides, and which keeps it alive until ``dismissAttendant()``.
     package convenience init(
         concurrencyLimit: Int, options: Options, attendant: any PortAttendant
     ) throws(PortError) {
         try self.init(concurrencyLimit: concurrencyLimit, options: options)
         core.attend(attendant)
     }
+
+    package func dismissAttendant() { core.attend(nil) }
 
     /// Whether the attendant is to be told of packets that wait.
     package func setAttendance(_ wanted: Bool) { core.setAttendance(wanted) }
@@ -64,17 +66,17 @@ extension CompletionPort {
         try handle.opened().associate(try open(.modify), key: key, ledger: ledger)
     }
 
-    /// Something that is a file object as long as that lives.
-    package struct WeakFile {
-        private weak var file: FileObject?
+    /// The file object of a handle, which may be closed meanwhile. Not a weak reference: those make counting slower.
+    package struct BoundFile {
+        private let file: FileObject
 
         package init(_ handle: IOHandle) { file = handle.file }
 
-        package var isGone: Bool { file == nil }
+        /// Whether its last handle is closed and nothing is pending on it.
+        package var isGone: Bool { file.isClosing && !file.hasPending }
 
         /// Asks for the end of everything that is pending on it.
         package func cancelAll() {
-            guard let file else { return }
             for start in unsafe file.pendingOperations(where: { _ in true }) { _ = Engine.cancel(start) }
         }
     }

@@ -76,8 +76,9 @@ internal import Synchronization
     var nextRecheck: Int64 = 0
     var recheckPause: Int64 = 0
 
-    /// A face that provides the threads; set before anybody else has the port.
-    private weak var attendant: (any PortAttendant)?
+    /// A face that provides the threads, under the lock, and whether there is one.
+    private var attendant: (any PortAttendant)?
+    private let isAttended = Atomic<Bool>(false)
 
     // For statistics, under the lock.
     var handOvers = 0
@@ -327,7 +328,7 @@ internal import Synchronization
     @inline(never)
     private func tellWatchers() {
         if watchers.load(ordering: .sequentiallyConsistent) % Self.attendance > 0 { wakeEveryWatcher() }
-        if needsAttendant { attendant?.packetsWait() }
+        if needsAttendant { presentAttendant?.packetsWait() }
     }
 
     func wakeEveryWatcher() {
@@ -337,10 +338,20 @@ internal import Synchronization
 
     // MARK: The attendant
 
-    func attend(_ attendant: any PortAttendant) {
+    func attend(_ attendant: (any PortAttendant)?) {
         lock.lock()
+        let before = self.attendant
         self.attendant = attendant
+        isAttended.store(attendant != nil, ordering: .relaxed)
         lock.unlock()
+        // Perhaps the last reference.
+        withExtendedLifetime(before) {}
+    }
+
+    private var presentAttendant: (any PortAttendant)? {
+        lock.lock()
+        defer { lock.unlock() }
+        return attendant
     }
 
     /// Whether it is to be told of packets, those that still lie in a ring among them.
@@ -358,7 +369,9 @@ internal import Synchronization
     }
 
     /// The attendant's look. Returns whether it is to look again.
-    func letAttendantLook() -> Bool { attendant?.look() ?? false }
+    func letAttendantLook() -> Bool {
+        isAttended.load(ordering: .relaxed) && presentAttendant?.look() == true
+    }
 
     // MARK: Submitting
 

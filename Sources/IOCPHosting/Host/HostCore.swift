@@ -149,7 +149,7 @@ internal import Synchronization
         } catch {
             throw Self.result(of: error)
         }
-        port.add(HostPort.Binding(ledger: ledger, file: CompletionPort.WeakFile(file)))
+        port.add(HostPort.Binding(ledger: ledger, file: CompletionPort.BoundFile(file)))
     }
 
     private func makeDefaultPort() -> HostPort {
@@ -178,6 +178,7 @@ internal import Synchronization
                 try startFirstWorkers(made, runtime!)
             } catch {
                 port = nil
+                made.dismissAttendant()
                 made.close()
                 throw error
             }
@@ -221,13 +222,20 @@ internal import Synchronization
         var finished: CompletionPort?
         // No start is let in any more: what owes nothing now never will.
         while let last = ports.last, last.owesNothing { ports.removeLast() }
+        var told: (any CLRIOCompletionManager)?
         if ports.isEmpty {
             finished = port
             port = nil
+            // It may hold the host in turn. The threads have references of their own.
+            told = runtime
+            runtime = nil
         }
         lock.unlock()
         // Ends the waits of the threads.
+        finished?.dismissAttendant()
         finished?.close()
+        // Not under the lock: it may be the last reference.
+        withExtendedLifetime(told) {}
     }
 
     var statistics: HostIOCompletionManager.Statistics {
@@ -254,7 +262,7 @@ internal import Synchronization
 final class HostPort: @unchecked Sendable {
     struct Binding {
         let ledger: Ledger
-        let file: CompletionPort.WeakFile
+        let file: CompletionPort.BoundFile
     }
 
     /// The host's core, which may be gone.
