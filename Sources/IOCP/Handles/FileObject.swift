@@ -60,6 +60,8 @@ public enum HandleKind: UInt8, Sendable {
     private var incoming = Lane()
     private var outgoing = Lane()
     private var keepsItself = false
+    /// A request that names the descriptor may be queued where the kernel takes nothing.
+    private var keepsNumber = false
 
     /// The file object's own event (e10).
     private let signal = EventWord(isSet: false)
@@ -418,9 +420,21 @@ public enum HandleKind: UInt8, Sendable {
         return call(descriptor) < 0 ? errno : 0
     }
 
+    /// The descriptor is not to be closed before the last pending operation has ended: a request may name its number.
+    func keepNumber() {
+        lock.lock()
+        keepsNumber = true
+        lock.unlock()
+    }
+
     /// Closes the descriptor, at most once.
     func closeDescriptor() {
         lock.lock()
+        // The object keeps itself for the pending ones, and closes it when it goes.
+        if unsafe keepsNumber && pending != nil {
+            lock.unlock()
+            return
+        }
         let given = descriptor
         descriptor = -1
         lock.unlock()

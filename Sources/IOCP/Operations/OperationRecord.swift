@@ -74,6 +74,8 @@ internal import Synchronization
         static let continuous = Flags(rawValue: 4)
         /// An immediate success is reported as if it had been pending (g41, g44).
         static let alwaysPends = Flags(rawValue: 8)
+        /// The request has been made a no-op while it was queued, unless the kernel had it already. With `polling`.
+        static let withdrawn = Flags(rawValue: 16)
     }
 
     /// The direction in which an operation moves the bytes of a stream.

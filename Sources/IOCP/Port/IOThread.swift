@@ -215,7 +215,13 @@ internal import Synchronization
         ).exchanged {
             let left = deadline.remaining
             if left != 0 {
-                slot.waitForCompletion(nanoseconds: left)
+                if !slot.waitForCompletion(nanoseconds: left) {
+                    // Not as good a sleep: a waker does not end it. So it is short.
+                    let pause = slot.nextRefusalPause()
+                    futexWait(
+                        parking, while: Parking.inRing + UInt32(slot.index),
+                        nanoseconds: left < 0 ? pause : min(pause, left))
+                }
             } else {
                 slot.submit()
             }
@@ -225,6 +231,11 @@ internal import Synchronization
         }
         slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
         return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
+    }
+
+    /// Sleeps for a while; the calling thread waits for nothing.
+    func pause(nanoseconds: Int64) {
+        futexWait(parking, while: Parking.awake, nanoseconds: nanoseconds)
     }
 
     /// Ends the thread's wait, in the port if it is one for packets. Called without the port's lock, once for each

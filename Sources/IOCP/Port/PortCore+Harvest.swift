@@ -38,9 +38,11 @@ extension PortCore {
         }
         publish()
         unlockAndWake()
-        slot.submit()
+        let isTaken = slot.submit()
         if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
+        // The monitor looks until the kernel takes it, and settles the ring then.
+        if !isTaken { return false }
         if isLeftAlone { slot.leaveAlone() }
         return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
             && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
@@ -74,6 +76,8 @@ extension PortCore {
         case nothing
         /// Something could, and is to be looked at again.
         case something
+        /// The kernel refuses what a ring holds: to be tried again before long.
+        case refusal
         /// Something did, and was handed on.
         case trouble
     }
@@ -87,7 +91,13 @@ extension PortCore {
             let isLeased = slot.owner.load(ordering: .acquiring) != 0
             let entries = slot.entries.load(ordering: .relaxed)
             let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
-            if slot.unsubmittedRequests > 0 {
+            if slot.needsRelief {
+                findings = max(findings, .refusal)
+                if slot.relieve() {
+                    if !isLeased { settle(slot) }
+                    findings = .trouble
+                }
+            } else if slot.unsubmittedRequests > 0 {
                 findings = max(findings, .something)
                 if isAway {
                     slot.relieve()
