@@ -5,6 +5,7 @@
 #include <limits.h>
 #include <linux/futex.h>
 #include <linux/membarrier.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -75,6 +76,17 @@ void iocp_tls_set(void *value, void (*destructor)(void *))
     pthread_setspecific(tls_key, value);
 }
 
+void iocp_tls_forget(void)
+{
+    static void *forgotten; // it is not freed: code that has it is on the stack perhaps
+    if (!iocp_tls_word)
+        return;
+    forgotten = iocp_tls_word;
+    (void)forgotten;
+    iocp_tls_word = NULL;
+    pthread_setspecific(tls_key, NULL);
+}
+
 int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
 {
     SEAM(futex_wait(word, expected, timeout_ns));
@@ -121,6 +133,8 @@ bool iocp_membarrier(void)
     return state == 1 && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
+void iocp_membarrier_forget(void) { __atomic_store_n(&membarrier_state, 0, __ATOMIC_RELEASE); }
+
 void iocp_yield(void)
 {
     SEAM_VOID(yield());
@@ -149,11 +163,11 @@ char iocp_thread_state(int tid)
     SEAM(thread_state(tid));
     char path[48], text[128];
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0)
         return 0;
-    ssize_t length = read(fd, text, sizeof text - 1);
-    close(fd);
+    int length = iocp_read(fd, text, sizeof text - 1);
+    iocp_close(fd);
     if (length <= 0)
         return 0;
     text[length] = 0;
@@ -264,6 +278,17 @@ int iocp_bytes_readable(int fd)
 
 static int result(int rc) { return rc < 0 ? -errno : rc; }
 
+int iocp_close(int fd) { return result((int)syscall(SYS_close, fd)); }
+int iocp_read(int fd, void *bytes, size_t count) { return result((int)syscall(SYS_read, fd, bytes, count)); }
+int iocp_write(int fd, const void *bytes, size_t count) { return result((int)syscall(SYS_write, fd, bytes, count)); }
+
+bool iocp_is_ready(int fd, short events)
+{
+    struct pollfd interest = {.fd = fd, .events = events};
+    struct timespec now = {0, 0};
+    return syscall(SYS_ppoll, &interest, 1, &now, NULL, 0) != 0;
+}
+
 int iocp_epoll_create(void)
 {
     SEAM(epoll_create());
@@ -297,17 +322,18 @@ int iocp_eventfd(void)
 void iocp_eventfd_signal(int fd)
 {
     SEAM_VOID(eventfd_signal(fd));
+    uint64_t one = 1;
     int attempts = 0;
     // Otherwise it fails only if it is signalled to the brim already.
-    while (eventfd_write(fd, 1) < 0 && errno == EINTR && ++attempts < 100)
+    while (iocp_write(fd, &one, sizeof one) == -EINTR && ++attempts < 100)
         ;
 }
 
 void iocp_eventfd_clear(int fd)
 {
     SEAM_VOID(eventfd_clear(fd));
-    eventfd_t value;
-    eventfd_read(fd, &value); // fails only if it is clear
+    uint64_t value;
+    iocp_read(fd, &value, sizeof value); // fails only if it is clear
 }
 
 static void *run_thread(void *body)
@@ -316,7 +342,7 @@ static void *run_thread(void *body)
     return NULL;
 }
 
-int iocp_start_thread(void (*body)(void))
+int iocp_start_thread(const char *name, void (*body)(void))
 {
     SEAM(start_thread(body));
     pthread_t thread;
@@ -325,8 +351,10 @@ int iocp_start_thread(void (*body)(void))
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int code = pthread_create(&thread, NULL, run_thread, (void *)body);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (code == 0)
+    if (code == 0) {
+        pthread_setname_np(thread, name);
         pthread_detach(thread);
+    }
     return code;
 }
 

@@ -51,8 +51,9 @@ public struct BufferRing: ~Copyable, @unchecked Sendable {
         guard let mapped = unsafe mapped, unsafe mapped != MAP_FAILED else {
             throw RingError.from(-ENOMEM, operation: operation)
         }
-        // A child must not share these pages: writing to one would move this process, and not the kernel, to a copy.
-        unsafe madvise(mapped, size, MADV_DONTFORK)
+        // A child must not share these pages: writing to one would move this process, and not the kernel, to a copy. It
+        // gets empty ones in their place (Linux 4.14), so that its copy of this value may be destroyed.
+        unsafe madvise(mapped, size, MADV_WIPEONFORK)
         let code = Seam.register(submitter.fileDescriptor, IOU_REGISTER_PBUF_RING) {
             unsafe iou_register_buffer_ring(submitter.fileDescriptor, mapped, entries, group, incremental ? 2 : 0)
         }

@@ -63,6 +63,22 @@ public struct Ring: ~Copyable, @unchecked Sendable {
         unsafe handle.deallocate()
     }
 
+    /// The ring's descriptor.
+    package var fileDescriptor: Int32 { submitter.fileDescriptor }
+
+    /// The mappings that are shared with the kernel, and after a fork with the child.
+    package var sharedMemory: [UnsafeRawBufferPointer] {
+        let entries = unsafe UnsafeRawBufferPointer(
+            start: handle.pointee.sq.sqes, count: Int(submissionCapacity) * MemoryLayout<iou_sqe>.size)
+        let submissions = unsafe UnsafeRawBufferPointer(
+            start: handle.pointee.sq.ring_ptr, count: handle.pointee.sq.ring_sz)
+        let completions = unsafe UnsafeRawBufferPointer(
+            start: handle.pointee.cq.ring_ptr, count: handle.pointee.cq.ring_sz)
+        // Kernels since 5.4 map the two queues together.
+        let isOne = unsafe submissions.baseAddress == completions.baseAddress
+        return unsafe isOne ? [entries, submissions] : [entries, submissions, completions]
+    }
+
     // MARK: Setting up
 
     /// What every supported kernel has and this module cannot do without.

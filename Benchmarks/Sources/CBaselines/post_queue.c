@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "bench_post.h"
+#include "bench_schedule.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -288,4 +289,67 @@ int bench_post_queue_many(const struct bench_post_config *config, struct bench_o
     bench_outcome_end(outcome, operations, -1);
     free(threads);
     return result;
+}
+
+struct chain_thread {
+    struct many *many;
+    pthread_t thread;
+    uint64_t count;
+} __attribute__((aligned(64)));
+
+static void *follow_chains(void *argument) {
+    struct chain_thread *self = argument;
+    struct many *many = self->many;
+    struct bench_packet packet;
+    pthread_barrier_wait(&many->start);
+    for (;;) {
+        wait_and_take(&many->queue, &packet);
+        if (packet.key == STOP)
+            return NULL;
+        bench_burn(many->config->work_nanoseconds);
+        bench_count(&self->count, 1);
+        post_and_signal(&many->queue, &packet);
+    }
+}
+
+static uint64_t sum_of_counts(const struct chain_thread *threads, uint32_t count) {
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < count; i++)
+        sum += bench_counter_read(&threads[i].count);
+    return sum;
+}
+
+int bench_post_queue_chains(const struct bench_post_config *config, struct bench_outcome *outcome) {
+    struct many many = {.config = config};
+    struct chain_thread *threads = aligned_alloc(64, config->consumers * sizeof *threads);
+    int result = threads ? queue_create(&many.queue, 1024) : -ENOMEM;
+    if (result)
+        return result;
+    pthread_barrier_init(&many.start, NULL, config->consumers + 1);
+    for (uint32_t i = 0; i < config->consumers; i++) {
+        threads[i] = (struct chain_thread){.many = &many};
+        if (pthread_create(&threads[i].thread, NULL, follow_chains, &threads[i]))
+            abort();
+    }
+    bench_burn(0);
+    pthread_barrier_wait(&many.start);
+    // The threads have come to sleep when the packets come, as those of a server have.
+    bench_sleep(20000000);
+    for (uint32_t i = 0; i < config->chains; i++)
+        post_and_signal(&many.queue, &(struct bench_packet){.key = i});
+    bench_sleep(20000000);
+    uint64_t before = sum_of_counts(threads, config->consumers);
+    bench_outcome_begin(outcome);
+    bench_sleep(config->nanoseconds);
+    uint64_t operations = sum_of_counts(threads, config->consumers) - before;
+    bench_outcome_end(outcome, operations, -1);
+    for (uint32_t i = 0; i < config->consumers; i++)
+        post_and_signal(&many.queue, &(struct bench_packet){.key = STOP});
+    for (uint32_t i = 0; i < config->consumers; i++)
+        pthread_join(threads[i].thread, NULL);
+    bool complete = many.queue.tail - many.queue.head == config->chains;
+    pthread_barrier_destroy(&many.start);
+    queue_destroy(&many.queue);
+    free(threads);
+    return complete ? 0 : -EIO;
 }

@@ -1,6 +1,7 @@
 // The few things of the C library and the kernel that Swift cannot say.
 #ifndef CIOCPSUPPORT_H
 #define CIOCPSUPPORT_H
+#include <stddef.h>
 #include <stdint.h>
 #include <stdbool.h>
 
@@ -12,6 +13,32 @@ static inline void *iocp_tls_get(void) { return iocp_tls_word; }
 
 /// Stores the calling thread's word. `destructor` runs with it when the thread ends, however it ends.
 void iocp_tls_set(void *value, void (*destructor)(void *));
+
+/// Makes the calling thread one that has no word yet; the old one is left alone. For the child of a fork.
+void iocp_tls_forget(void);
+
+// --- Forks. A child has a copy of everything and only the thread that forked. What it must not share with its parent is
+// noted here, and made harmless in the child before fork() returns there.
+
+extern uint32_t iocp_generation_word;
+
+/// 1, and one more in the child of each fork: what was made under another number is the parent's.
+static inline uint32_t iocp_generation(void) { return iocp_generation_word; }
+
+struct iocp_memory {
+    void *start;
+    size_t length;
+};
+struct iocp_inherited;
+
+/// A flag that a child is to find set.
+struct iocp_inherited *iocp_inherit_flag(bool *flag);
+/// A ring: a child finds empty memory of its own in place of the queues, and a descriptor that refuses everything.
+struct iocp_inherited *iocp_inherit_ring(int fd, struct iocp_memory a, struct iocp_memory b, struct iocp_memory c);
+/// It is about to go.
+void iocp_inherit_no_more(struct iocp_inherited *noted);
+/// What else a child has to do, after that.
+void iocp_set_child_handler(void (*handler)(void));
 
 // --- A seam for tests. In builds without IOCP_SEAM (debug builds have it) nothing here is ever looked at.
 
@@ -62,6 +89,8 @@ int iocp_futex_wake(const uint32_t *word, int count);
 int64_t iocp_now_ns(void);
 /// Makes every running thread of the process pass the kernel once. False where the kernel has no such call.
 bool iocp_membarrier(void);
+/// The process is another one: the kernel is to be asked again.
+void iocp_membarrier_forget(void);
 /// Gives the processor away, for loops that wait for another thread's next few instructions.
 void iocp_yield(void);
 static inline void iocp_cpu_relax(void) {
@@ -105,7 +134,7 @@ int iocp_eventfd(void);
 void iocp_eventfd_signal(int fd);
 void iocp_eventfd_clear(int fd);
 /// Starts a detached thread that takes none of the process's signals. Returns 0 or an errno.
-int iocp_start_thread(void (*body)(void));
+int iocp_start_thread(const char *name, void (*body)(void));
 /// A pipe that is closed on exec.
 int iocp_pipe(int ends[2]);
 /// Asks for a pipe of that many bytes. Returns what it holds.
@@ -117,5 +146,14 @@ int iocp_socket(int domain, int type, int protocol);
 int iocp_replace(int from, int to);
 extern const int iocp_open_direct;
 extern const int iocp_accept_cloexec;
+
+// --- System calls that are no cancellation points (pthread_cancel(3)): a thread must not end in them, since it may hold
+// locks and nothing of Swift's would let go of them. Functions return a result or -errno.
+
+int iocp_close(int fd);
+int iocp_read(int fd, void *bytes, size_t count);
+int iocp_write(int fd, const void *bytes, size_t count);
+/// Whether the descriptor has one of the events now, or an error or an end.
+bool iocp_is_ready(int fd, short events);
 
 #endif

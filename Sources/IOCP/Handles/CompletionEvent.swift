@@ -6,6 +6,7 @@
 /// The corresponding Win32 functions are `CreateEvent`, `SetEvent`, `ResetEvent` and `WaitForSingleObject`.
 public final class CompletionEvent: Sendable {
     private let state: EventWord
+    private let birth = Birth()
     /// Whether a successful wait resets the event, letting one waiter through.
     public let resetsAutomatically: Bool
 
@@ -34,6 +35,7 @@ public final class CompletionEvent: Sendable {
     public func wait(timeout: Duration? = nil) throws(PortError) -> Bool {
         let deadline = try Deadline(after: timeout)
         if consume() { return true }
+        if birth.isInherited { throw .eventOfParent }
         if deadline.isImmediate {
             // The completion that would set it may lie in a ring that nobody looks at.
             Engine.progress()

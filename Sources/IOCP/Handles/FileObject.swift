@@ -31,6 +31,7 @@ public enum HandleKind: UInt8, Sendable {
     let restoresNonblocking: Bool
     /// Whether what is sent must arrive in the order of the starts.
     let sendsInOrder: Bool
+    let birth = Birth()
 
     private let lock = SpinLock()
     private(set) var descriptor: Int32
@@ -75,7 +76,7 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     deinit {
-        if descriptor >= 0 { Glibc.close(descriptor) }
+        if descriptor >= 0 { _ = iocp_close(descriptor) }
         port?.removeFile()
     }
 
@@ -101,6 +102,7 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     private func bind(_ port: PortCore, _ key: UInt) throws(PortError) {
+        try refuseIfInherited()
         lock.lock()
         guard !closed else {
             lock.unlock()
@@ -139,6 +141,11 @@ public enum HandleKind: UInt8, Sendable {
         modes.formUnion(added)  // e16: bits are only ever added
     }
 
+    /// Fails in the child of a fork: what is pending on the object is the parent's.
+    func refuseIfInherited() throws(PortError) {
+        if birth.isInherited { throw .handleOfParent }
+    }
+
     // MARK: Pending operations
 
     /// Enters an operation into the list of the pending ones, or says that the handle is closed.
@@ -146,6 +153,7 @@ public enum HandleKind: UInt8, Sendable {
     /// Returns the port whose rings are to carry it; nil if the object is not associated yet.
     @inline(__always)
     func begin(_ record: OperationRecord.Pointer) throws(PortError) -> Unmanaged<PortCore>? {
+        if birth.isInherited { throw .handleOfParent }
         lock.lock()
         guard !closed else {
             lock.unlock()
@@ -179,6 +187,20 @@ public enum HandleKind: UInt8, Sendable {
     @inline(__always)
     func end(_ record: OperationRecord.Pointer, status: UInt32, signals: Bool) -> Completion {
         lock.lock()
+        defer { lock.unlock() }
+        return unsafe endLocked(record, status: status, signals: signals)
+    }
+
+    /// The same if the object has no port, so that there is no packet; else does nothing and returns nil.
+    func endUnassociated(_ record: OperationRecord.Pointer, status: UInt32, signals: Bool) -> Completion? {
+        lock.lock()
+        defer { lock.unlock() }
+        guard port == nil else { return nil }
+        return unsafe endLocked(record, status: status, signals: signals)
+    }
+
+    @inline(__always)
+    private func endLocked(_ record: OperationRecord.Pointer, status: UInt32, signals: Bool) -> Completion {
         let next = unsafe record.pointee.next
         let previous = unsafe record.pointee.previous
         if let previous = unsafe previous {
@@ -192,11 +214,9 @@ public enum HandleKind: UInt8, Sendable {
         let successor = unsafe record.pointee.lane == .none ? nil : advanceLane(record)
         let before = unsafe record.pointee.state.exchange(status, ordering: .sequentiallyConsistent)
         if signals, !modes.contains(.skipSetEventOnHandle) { setSignal() }  // e10
-        let result = unsafe Completion(
+        return unsafe Completion(
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: drained, next: successor, isAwaited: before & OperationRecord.waiterBit != 0)
-        lock.unlock()
-        return result
     }
 
     // MARK: Lanes
@@ -383,7 +403,8 @@ public enum HandleKind: UInt8, Sendable {
             return .othersRemain
         }
         closed = true
-        let waits = unsafe pending != nil
+        // In the child of a fork nothing is: the parent goes on with it.
+        let waits = unsafe pending != nil && !birth.isInherited
         if waits {
             keepsItself = true
             _ = unsafe Unmanaged.passRetained(self)
@@ -392,12 +413,13 @@ public enum HandleKind: UInt8, Sendable {
         return .last(hasPending: waits)
     }
 
-    /// Gives the descriptor away: only while nothing is pending and one handle exists.
+    /// Gives the descriptor away: only while nothing is pending and one handle exists. In the child of a fork, nothing is
+    /// pending, and the descriptor stays blocking, since it is the parent's as well.
     func surrenderDescriptor() throws(PortError) -> Int32 {
         lock.lock()
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
-        guard unsafe pending == nil else {
+        guard unsafe pending == nil || birth.isInherited else {
             throw .invalid("operations are pending on the handle; cancel them and dequeue their packets first")
         }
         guard references == 1 else {
@@ -407,7 +429,7 @@ public enum HandleKind: UInt8, Sendable {
         references = 0
         let given = descriptor
         descriptor = -1
-        if restoresNonblocking { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
+        if restoresNonblocking && !birth.isInherited { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
         return given
     }
 
@@ -438,7 +460,7 @@ public enum HandleKind: UInt8, Sendable {
         let given = descriptor
         descriptor = -1
         lock.unlock()
-        if given >= 0 { Glibc.close(given) }
+        if given >= 0 { _ = iocp_close(given) }
     }
 
     // MARK: Sockets
@@ -480,7 +502,7 @@ public enum HandleKind: UInt8, Sendable {
         defer { lock.unlock() }
         awaited = nil
         guard descriptor >= 0, !closed else {
-            Glibc.close(accepted)
+            _ = iocp_close(accepted)
             return ECANCELED
         }
         let code = replace(with: accepted)
@@ -491,7 +513,7 @@ public enum HandleKind: UInt8, Sendable {
     private func replace(with other: Int32) -> Int32 {
         let result = iocp_replace(other, descriptor)
         let code = result < 0 ? -result : 0
-        Glibc.close(other)
+        _ = iocp_close(other)
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)
         sendIsShut.store(false, ordering: .relaxed)
@@ -501,6 +523,7 @@ public enum HandleKind: UInt8, Sendable {
 
     /// Says that an accept will put its connection here, so that closing this handle can end it (e30).
     func await(_ operation: Operation, from listener: FileObject) throws(PortError) {
+        try refuseIfInherited()
         lock.lock()
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
@@ -515,7 +538,9 @@ public enum HandleKind: UInt8, Sendable {
     func endAwaiting(_ wanted: Operation? = nil) -> Awaited? {
         lock.lock()
         defer { lock.unlock() }
-        guard let waiting = awaited, wanted == nil || waiting.operation === wanted else { return nil }
+        guard !birth.isInherited, let waiting = awaited, wanted == nil || waiting.operation === wanted else {
+            return nil
+        }
         awaited = nil
         return waiting
     }
@@ -535,11 +560,13 @@ public enum HandleKind: UInt8, Sendable {
 
 /// A spin lock for a handful of instructions: taking it is one atomic operation, giving it back a plain store.
 struct SpinLock: ~Copyable {
+    /// 0 free, else the number of the process that holds it; one of another process is free (``FutexLock``).
     private let word = Atomic<UInt32>(0)
 
     @inline(__always)
     borrowing func lock() {
-        if word.exchange(1, ordering: .acquiring) != 0 { spin() }
+        let held = iocp_generation()
+        if word.exchange(held, ordering: .acquiring) == held { spin(held) }
     }
 
     @inline(__always)
@@ -548,9 +575,9 @@ struct SpinLock: ~Copyable {
     }
 
     @inline(never)
-    private borrowing func spin() {
+    private borrowing func spin(_ held: UInt32) {
         var rounds = 0
-        while word.load(ordering: .relaxed) != 0 || word.exchange(1, ordering: .acquiring) != 0 {
+        while word.load(ordering: .relaxed) == held || word.exchange(held, ordering: .acquiring) == held {
             rounds += 1
             // The holder may have been preempted on this very processor.
             if rounds < 64 { iocp_cpu_relax() } else { iocp_yield() }

@@ -128,6 +128,13 @@ public class IOHandle: @unchecked Sendable {
         return file
     }
 
+    /// The same, for looking at its operations.
+    private func openedForOperations() throws(PortError) -> FileObject {
+        let file = try opened()
+        try file.refuseIfInherited()
+        return file
+    }
+
     // MARK: Modes and signals
 
     /// Adds modes; set modes are never cleared (e16).
@@ -159,6 +166,7 @@ public class IOHandle: @unchecked Sendable {
     public final func waitUntilSignaled(timeout: Duration? = nil) throws(PortError) -> Bool {
         let deadline = try Deadline(after: timeout)
         if isSignaled { return true }
+        try file.refuseIfInherited()
         if deadline.isImmediate { return false }
         var result = false
         IOThread.current.blocking { result = file.waitForSignal(deadline) }
@@ -175,7 +183,7 @@ public class IOHandle: @unchecked Sendable {
     ///
     /// The corresponding Win32 function is `CancelIoEx` with an OVERLAPPED.
     public final func cancel(_ operation: Operation) throws(PortError) {
-        let file = try opened()
+        let file = try openedForOperations()
         let record = unsafe operation.record
         let found = unsafe file.pendingOperations { unsafe $0 == record }
         guard let start = found.first, Engine.cancel(start) else {
@@ -190,7 +198,7 @@ public class IOHandle: @unchecked Sendable {
     /// The corresponding Win32 function is `CancelIoEx` without an OVERLAPPED.
     @discardableResult
     public final func cancelAll() throws(PortError) -> Int {
-        let file = try opened()
+        let file = try openedForOperations()
         var count = 0
         for start in unsafe file.pendingOperations(where: { _ in true }) where Engine.cancel(start) {
             count += 1
@@ -204,7 +212,7 @@ public class IOHandle: @unchecked Sendable {
     /// - Returns: how many were asked; none is no error. The corresponding Win32 function is `CancelIo`.
     @discardableResult
     public final func cancelFromThisThread() throws(PortError) -> Int {
-        let file = try opened()
+        let file = try openedForOperations()
         let me = IOThread.current.serial
         var count = 0
         for start in unsafe file.pendingOperations(where: { unsafe $0.pointee.thread == me })

@@ -68,6 +68,7 @@ public final class BufferGroup: @unchecked Sendable {
             throw .invalid("a buffer has between 1 byte and 1 GiB, not \(bufferSize) bytes")
         }
         let core = try port.open([])
+        try core.refuseIfInherited()
         let identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         var parts: [Part] = []
         do {
@@ -97,6 +98,8 @@ public final class BufferGroup: @unchecked Sendable {
 
     /// A buffer is the kernel's again; a receive that waits for one goes on.
     func giveBack(_ index: Int, slot number: Int) {
+        // In the child of a fork the buffers are the parent's to give.
+        if core.birth.isInherited { return }
         let part = parts[number]
         part.slot.lock.lock()
         let resumed = giveBackLocked(index, part)

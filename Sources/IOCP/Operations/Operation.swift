@@ -121,6 +121,7 @@ internal import Synchronization
         let deadline = try Deadline(after: timeout)
         var now = status
         if now != .pending { return now }
+        if unsafe IOThread.isOfParent(record.pointee.thread) { throw .operationOfParent }
         if deadline.isImmediate { return nil }
         IOThread.current.blocking {
             let waited = OperationRecord.pending | OperationRecord.waiterBit
@@ -147,6 +148,7 @@ internal import Synchronization
             ordering: .sequentiallyConsistent
         ).exchanged {
             // A completer writes the status a few instructions before it declares the record idle.
+            if unsafe IOThread.isOfParent(record.pointee.thread) { throw .operationOfParent }
             guard unsafe record.pointee.isCompleting else { throw PortError.operationInFlight }
             iocp_yield()
         }

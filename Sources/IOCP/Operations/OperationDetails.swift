@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Glibc
 internal import SystemPackage
 
@@ -54,8 +55,8 @@ internal import SystemPackage
 
     mutating func closePipe() {
         if transmission.pipeRead >= 0 {
-            close(transmission.pipeRead)
-            close(transmission.pipeWrite)
+            _ = iocp_close(transmission.pipeRead)
+            _ = iocp_close(transmission.pipeWrite)
             transmission.pipeRead = -1
             transmission.pipeWrite = -1
         }

@@ -18,7 +18,7 @@ enum Outcomes {
     @inline(__always)
     static func next(_ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot) -> Step {
         let result = completion.result
-        if result < 0 { return unsafe failure(record, -result, completion, slot) }
+        if result < 0 { return unsafe unlessReceived(failure(record, -result, completion, slot), record) }
         if unsafe record.pointee.flags.contains(.polling) {
             if unsafe record.pointee.flags.contains(.withdrawn) { return unsafe withdrawn(record, completion, slot) }
             return unsafe polled(record)
@@ -47,8 +47,20 @@ enum Outcomes {
         let length = unsafe record.pointee.length
         // With MSG_TRUNC the kernel says how long the message was; what did not fit is lost (g51).
         if count > length { return .finished(.bufferOverflow, UInt(length)) }
-        if count == 0 && length > 0 { return unsafe .finished(endOfStream(record), 0) }
-        return .finished(.success, UInt(count))
+        let before = unsafe record.pointee.progress
+        if count == 0 && length > 0 && before == 0 { return unsafe .finished(endOfStream(record), 0) }
+        if count > 0, before + count < length, unsafe waitsForAll(record) {
+            unsafe record.pointee.progress = before + count
+            return .again
+        }
+        return .finished(.success, UInt(before + count))
+    }
+
+    /// Whether a receive of a part is to go on. The kernel goes on by itself, unless the end of the stream or of the thread
+    /// that submitted the request stops it: which of them, the next step tells.
+    private static func waitsForAll(_ record: OperationRecord.Pointer) -> Bool {
+        unsafe record.pointee.callFlags & Int32(MSG_WAITALL | MSG_PEEK) == Int32(MSG_WAITALL)
+            && kind(record) == .stream && interruption(record) == nil
     }
 
     /// A read that moved nothing, or whose length no single request can have.
@@ -77,8 +89,7 @@ enum Outcomes {
     private static func waitsForWriter(_ record: OperationRecord.Pointer) -> Bool {
         guard unsafe kind(record) == .pipe, unsafe interruption(record) == nil else { return false }
         let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
-        var interest = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        return unsafe poll(&interest, 1, 0) == 0
+        return !iocp_is_ready(descriptor, Int16(POLLIN))
     }
 
     /// What an empty receive means.
@@ -159,8 +170,12 @@ enum Outcomes {
             if unsafe details.pointee.message.msg_flags & Int32(MSG_TRUNC) != 0 {
                 return unsafe .finished(.bufferOverflow, UInt(min(result, record.pointee.length)))
             }
-            if unsafe result == 0 && record.pointee.length > 0 { return unsafe .finished(endOfStream(record), 0) }
-            return .finished(.success, UInt(result))
+            let step = unsafe received(record, result)
+            if case .again = step {
+                unsafe details.pointee.skip(result)
+                unsafe details.pointee.attachVector()
+            }
+            return step
         case .sendMessage:
             let step = unsafe moved(record, result)
             if case .again = step {
@@ -257,6 +272,15 @@ enum Outcomes {
 
     // MARK: Failure
 
+    /// What has been received is not taken back by what ended the rest: the next receive is told of that.
+    private static func unlessReceived(_ step: Step, _ record: OperationRecord.Pointer) -> Step {
+        guard case .finished = step, unsafe record.pointee.progress > 0 else { return step }
+        switch unsafe record.pointee.kind {
+        case .receive, .receiveMessage: return unsafe .finished(.success, UInt(record.pointee.progress))
+        default: return step
+        }
+    }
+
     @inline(never)
     private static func failure(
         _ record: OperationRecord.Pointer, _ code: Int32, _ completion: Completion, _ slot: Slot
@@ -274,8 +298,12 @@ enum Outcomes {
                 return .finished(stop, progress)
             }
             // Nobody asked for it: the thread that submitted the request has exited. On Windows the operation goes on if
-            // its handle is bound to a port (e34), and ends with the thread if not (e35).
-            if unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.association != nil }) { return .again }
+            // its handle is bound to a port (e34), and ends with the thread if not (e35). Data that had moved before
+            // would have been the result.
+            if unsafe record.pointee.file!._withUnsafeGuaranteedRef({ $0.association != nil }) {
+                slot.reissues.add(1, ordering: .relaxed)
+                return .again
+            }
             unsafe dropHeld(record)
             return .finished(.cancelled, progress)
         case EINTR:
@@ -283,10 +311,13 @@ enum Outcomes {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)
             }
+            // A worker of the kernel's was interrupted, with the thread that it worked for: signals never reach it.
+            slot.reissues.add(1, ordering: .relaxed)
             return .again
-        case EAGAIN where unsafe !record.pointee.flags.contains(.polling):
-            // There is no room for a message, or somebody made the descriptor non-blocking behind our back: wait for
-            // readiness, then try again.
+        case EALREADY where unsafe record.pointee.kind == .connect,
+            EAGAIN where unsafe !record.pointee.flags.contains(.polling):
+            // There is no room for a message, somebody made the descriptor non-blocking behind our back, or a connect that
+            // was started again finds itself on its way: wait for readiness, then try again.
             if let stop = unsafe interruption(record) {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)
@@ -322,8 +353,7 @@ enum Outcomes {
     /// Whether there is data, an end or an error to be received now.
     private static func isReadable(_ record: OperationRecord.Pointer) -> Bool {
         let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
-        var interest = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
-        return unsafe poll(&interest, 1, 0) != 0
+        return iocp_is_ready(descriptor, Int16(POLLIN))
     }
 
     /// What an `errno` means for this operation on this handle, where the table alone cannot tell.
@@ -388,7 +418,7 @@ enum Outcomes {
     }
 
     static func closeDescriptor(_ descriptor: Int32) {
-        if descriptor >= 0 { close(descriptor) }
+        if descriptor >= 0 { _ = iocp_close(descriptor) }
     }
 
     private static func context(_ record: OperationRecord.Pointer) -> CompletionStatus.ErrnoContext {

@@ -28,7 +28,8 @@ enum Requests {
             switch unsafe record.pointee.kind {
             case .receive:
                 entry = unsafe .receive(
-                    descriptor, into: record.pointee.memory, count: length(record), flags: record.pointee.callFlags)
+                    descriptor, into: record.pointee.memory.map { unsafe $0 + record.pointee.progress },
+                    count: length(record), flags: record.pointee.callFlags)
             case .send:
                 entry = unsafe .send(
                     descriptor,

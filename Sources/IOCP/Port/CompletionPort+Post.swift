@@ -69,7 +69,9 @@ extension CompletionPort {
     ///
     /// The corresponding NT function is `NtQueryIoCompletion`.
     public func depth() throws(PortError) -> Int {
-        try open(.query).depth
+        let core = try open(.query)
+        try core.refuseIfInherited()
+        return core.depth
     }
 
     /// Hands the operations that the calling thread has deferred to the kernel now.
@@ -79,6 +81,7 @@ extension CompletionPort {
     /// - Cost: one system call if there are any. Win32 has no such function: its operations start at once.
     public func flush() throws(PortError) {
         let core = try open([])
+        try core.refuseIfInherited()
         let me = IOThread.current
         if me.isTied(to: core), let slot = me.leasedSlot, !slot.submit() {
             throw .refused(slot.refusal.load(ordering: .relaxed))

@@ -52,6 +52,13 @@ enum Engine {
     private static let unassociatedLock = FutexLock()
     private nonisolated(unsafe) static var unassociatedCore: PortCore?
 
+    /// This process is the child of a fork: it needs such rings of its own.
+    static func noteFork() {
+        // Kept for good, as all that is the parent's.
+        if let core = unsafe unassociatedCore { _ = unsafe Unmanaged.passRetained(core) }
+        unsafe unassociatedCore = nil
+    }
+
     // MARK: Starting
 
     /// Starts a claimed operation. On a throw nothing was queued and the operation is still claimed.
@@ -192,9 +199,30 @@ enum Engine {
         let event = operation.completionEvent
         let pends = unsafe status.isWarning || Outcomes.isReportedByPacket(record, status)
         let fails = status.isError && !pends
+        // Nobody may see the status and not find the packet: the port is locked from one to the other.
+        let port = unsafe fails || suppressed ? nil : file.peek().port?.takeUnretainedValue()
+        port?.lock.lock()
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
-        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
+        let entry = unsafe PacketEntry(
+            key: end.key, overlapped: UInt(bitPattern: Unmanaged.passUnretained(operation).toOpaque()),
+            information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
+            flags: record.pointee.inlineFlags.union(.operation))
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
+        if !fails {
+            event?.set()
+            // From here on the record may be another start's.
+            operation.unclaim()
+        }
+        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
+        let yields = unsafe !fails && !suppressed && !skips && end.port != nil
+        if yields, let port {
+            port.deliverLocked(entry, me)
+        } else {
+            port?.unlockAndWake()
+            // Associated at this very moment.
+            if yields { unsafe end.port!.takeUnretainedValue().deliver(entry, me) }
+        }
+        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if let next = unsafe end.next {
             // The caller submits it.
             slot.lock.lock()
@@ -206,19 +234,7 @@ enum Engine {
             unsafe Unmanaged.passUnretained(operation).release()
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
-        let entry = unsafe PacketEntry(
-            key: end.key, overlapped: UInt(bitPattern: Unmanaged.passUnretained(operation).toOpaque()),
-            information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
-            flags: record.pointee.inlineFlags.union(.operation))
-        event?.set()
-        // From here on the record may be another start's.
-        operation.unclaim()
-        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
-        if !suppressed, !skips, let port = unsafe end.port {
-            unsafe port.takeUnretainedValue().deliver(entry, me)
-        } else {
-            discard(entry, graveyard: me)
-        }
+        if !yields { discard(entry, graveyard: me) }
         // The packet tells of what pends; the call itself reports a warning, too (e5).
         return pends ? .pending : .completed(bytes: Int(truncatingIfNeeded: information))
     }
@@ -365,10 +381,18 @@ enum Engine {
         let event = unsafe record.pointee.event
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let file = unsafe record.pointee.file!
-        // An operation without a port of its own: the file keeps the port alive that its packet goes to.
-        if let slot, unsafe slot.core.isHomeless { unsafe me.graveyard.append(file.takeUnretainedValue()) }
-        let end = unsafe file._withUnsafeGuaranteedRef {
-            unsafe $0.end(record, status: status.rawValue, signals: event == nil)
+        var destination: PortCore?
+        let end = unsafe file._withUnsafeGuaranteedRef { file in
+            if let slot, unsafe slot.core.isHomeless {
+                // Started without a port: the file keeps the port alive that the packet goes to.
+                me.graveyard.append(file)
+                let end = unsafe file.endUnassociated(record, status: status.rawValue, signals: event == nil)
+                if let end { return end }
+                // Nobody may see the status and not find the packet.
+                destination = file.association?.port
+                destination?.lock.lock()
+            }
+            return unsafe file.end(record, status: status.rawValue, signals: event == nil)
         }
         unsafe next = end.next
         unsafe out.initialize(
@@ -382,7 +406,12 @@ enum Engine {
         unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
         if unsafe suppressed || end.port == nil {
+            destination?.unlockAndWake()
             unsafe discard(out.pointee, graveyard: me)
+            return false
+        }
+        if let destination {
+            unsafe destination.deliverLocked(out.pointee, me)
             return false
         }
         return unsafe route(out, end, slot, me)

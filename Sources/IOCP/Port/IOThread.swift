@@ -84,6 +84,8 @@ internal import Synchronization
     }
 
     private static let nextSerial = Atomic<UInt32>(1)
+    /// The first number of a thread of this process, if it was forked: those before it are of its parent.
+    private static let firstSerial = Atomic<UInt32>(0)
 
     private init() {
         serial = Self.nextSerial.wrappingAdd(1, ordering: .relaxed).oldValue
@@ -122,6 +124,14 @@ internal import Synchronization
             thread.buryDead()
         }
         return thread
+    }
+
+    /// Whether that number is a thread's of the process that this one was forked from.
+    static func isOfParent(_ serial: UInt32) -> Bool { serial < firstSerial.load(ordering: .relaxed) }
+
+    /// This process is the child of a fork: the thread that goes on in it is a new one.
+    static func noteFork() {
+        firstSerial.store(nextSerial.load(ordering: .relaxed), ordering: .relaxed)
     }
 
     func tie(to core: PortCore?) {
@@ -277,6 +287,8 @@ internal import Synchronization
     /// Calls of a thread that never waits alertably again are dropped when the thread ends.
     /// The corresponding Win32 function is `QueueUserAPC`.
     public func queueCall(_ body: @escaping @Sendable () -> Void) {
+        // A thread that a fork has left behind waits no more.
+        if Self.isOfParent(serial) { return }
         callsLock.lock()
         calls.append(body)
         callCount.add(1, ordering: .sequentiallyConsistent)

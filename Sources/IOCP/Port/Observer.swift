@@ -12,7 +12,8 @@ internal import Synchronization
 final class Observer: @unchecked Sendable {
     // Unchecked: `lock` guards the tables; the rest is constant or atomic.
 
-    static let shared = Observer()
+    /// The process's; another one after a fork, since the thread stays behind, and what it waits with is the parent's.
+    private(set) nonisolated(unsafe) static var shared = Observer(after: nil)
 
     /// After something had to be handed on, so many ticks come this often.
     private static let troubledInterval: Int64 = 1_000_000
@@ -40,7 +41,25 @@ final class Observer: @unchecked Sendable {
     /// Wake-ups of the thread, for tests: an idle port causes none.
     static let wakeUps = Atomic<Int>(0)
 
-    private init() {}
+    /// That of the process that this one was forked from. It may have been in the middle of a change, and its ports must
+    /// not go: it is kept as it is, for good.
+    private let parent: Observer?
+
+    private init(after parent: Observer?) {
+        self.parent = parent
+        iocp_set_child_handler { Observer.startOver() }
+    }
+
+    /// This process is the child of a fork, and this its only thread: nothing that the parent looks after is ours.
+    private static func startOver() {
+        let old = unsafe shared
+        if old.epoll >= 0 { _ = iocp_close(old.epoll) }
+        if old.doorbell >= 0 { _ = iocp_close(old.doorbell) }
+        unsafe shared = Observer(after: old)
+        isAsleep.store(true, ordering: .sequentiallyConsistent)
+        IOThread.noteFork()
+        Engine.noteFork()
+    }
 
     /// Keeps the port until it is forgotten: when its last reference is closed and its last file is gone.
     ///
@@ -84,7 +103,7 @@ final class Observer: @unchecked Sendable {
     /// the thread released just before orders what it did before this look.
     @inline(__always)
     static func noteDeparture() {
-        if isAsleep.load(ordering: .sequentiallyConsistent) { shared.ring() }
+        if isAsleep.load(ordering: .sequentiallyConsistent) { unsafe shared.ring() }
     }
 
     @inline(never)
@@ -106,7 +125,7 @@ final class Observer: @unchecked Sendable {
         guard watched == 0 || watched == -EEXIST else {
             throw .system(-watched, "the library's eventfd cannot be watched; free memory or raise fs.epoll.max_user_watches")
         }
-        let result = iocp_start_thread { Observer.shared.run() }
+        let result = unsafe iocp_start_thread("iocp-monitor") { unsafe Observer.shared.run() }
         guard result == 0 else {
             throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
         }

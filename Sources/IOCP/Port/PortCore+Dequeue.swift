@@ -79,7 +79,7 @@ extension PortCore {
     ) throws(PortError) -> DequeueEnd {
         guard !closedMirror.load(ordering: .relaxed) else {
             untie(me)
-            throw .portClosed
+            throw closedError
         }
         var joins = false
         if !me.isTied(to: self) {
@@ -103,7 +103,7 @@ extension PortCore {
         guard !isClosed else {
             lock.unlock()
             if joins { me.tie(to: nil) }
-            throw .portClosed
+            throw closedError
         }
         if joins { unsafe scheduler.join(me.state) }
         unsafe scheduler.beginRemoval(me.state)
@@ -244,12 +244,13 @@ extension PortCore {
 
     /// Waits until a packet is queued, consuming nothing (b27). The port's end satisfies the wait too (b29).
     func waitUntilQueued(_ deadline: Deadline) throws(PortError) -> Bool {
+        try refuseIfInherited()
         let me = IOThread.current
         if depth > 0 { return true }
         lock.lock()
         guard !isClosed else {
             lock.unlock()
-            throw .portClosed
+            throw closedError
         }
         if deadline.isImmediate {
             let isQueued = scheduler.queued > 0

@@ -112,7 +112,7 @@ extension PortCore {
                     findings = max(findings, .something)
                 } else if !slot.isLeftAlone {
                     slot.leaveAlone()
-                    Observer.shared.arm(slot)
+                    unsafe Observer.shared.arm(slot)
                 }
             }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit

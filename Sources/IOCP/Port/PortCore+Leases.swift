@@ -60,7 +60,7 @@ extension PortCore {
         if slot.submit(), slot.owner.load(ordering: .sequentiallyConsistent) == 0,
             slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
         {
-            Observer.shared.arm(slot)
+            unsafe Observer.shared.arm(slot)
         }
     }
 

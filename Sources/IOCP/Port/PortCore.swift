@@ -31,9 +31,12 @@ internal import Synchronization
     }
     /// Open references to the port (f2), and whether all are gone.
     var references = 1
+    let birth = Birth()
+    private var inheritedFlag: InheritedFlag?
     /// File objects that are associated with the port.
     var files = 0
-    var isClosed = false
+    /// Set by the closing of the last reference, and in the child of a fork.
+    var isClosed: Bool { closedMirror.load(ordering: .relaxed) }
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
     let queuedMirror = Atomic<Int>(0)
@@ -90,10 +93,14 @@ internal import Synchronization
         } catch {
             throw PortError(error)
         }
-        try Observer.shared.watch(self)
+        inheritedFlag = InheritedFlag(closedMirror)
+        try unsafe Observer.shared.watch(self)
     }
 
     deinit {
+        inheritedFlag = nil
+        // In the child of a fork, nobody knows in the middle of what the parent's threads were.
+        if birth.isInherited { return }
         while packets.count > 0 {
             Engine.discard(packets.removeFirst(), graveyard: IOThread.current)
         }
@@ -105,12 +112,22 @@ internal import Synchronization
     func retainReference() throws(PortError) {
         lock.lock()
         defer { lock.unlock() }
-        guard !isClosed else { throw .portClosed }
+        guard !isClosed else { throw closedError }
         references += 1
+    }
+
+    /// Why a closed port does nothing.
+    var closedError: PortError { birth.isInherited ? .portOfParent : .portClosed }
+
+    /// Fails in the child of a fork. What finds the port closed there need not ask.
+    func refuseIfInherited() throws(PortError) {
+        if birth.isInherited { throw .portOfParent }
     }
 
     /// One reference less. The last one ends every wait with "abandoned" (f2) and discards what nobody can read (f4).
     func releaseReference() {
+        // In the child of a fork there is nothing to be done: waiters, packets and rings are the parent's.
+        if birth.isInherited { return }
         let me = IOThread.current
         lock.lock()
         references -= 1
@@ -119,7 +136,6 @@ internal import Synchronization
             return
         }
         let isRetired = files == 0
-        isClosed = true
         closedMirror.store(true, ordering: .sequentiallyConsistent)
         while let waiter = unsafe scheduler.abandonNext() {
             let thread = unsafe IOThread.from(waiter)
@@ -137,7 +153,7 @@ internal import Synchronization
         wakesWatchers = watchers.load(ordering: .relaxed) > 0  // b29
         unlockAndWake()
         for slot in slots { settle(slot) }
-        if isRetired { Observer.shared.forget(self) }
+        if isRetired { unsafe Observer.shared.forget(self) }
         untie(me)
         me.buryDead()
     }
@@ -146,17 +162,18 @@ internal import Synchronization
     func addFile() throws(PortError) {
         lock.lock()
         defer { lock.unlock() }
-        guard !isClosed else { throw .portClosed }
+        guard !isClosed else { throw closedError }
         files += 1
     }
 
     /// It is gone, with all of its operations.
     func removeFile() {
+        if birth.isInherited { return }
         lock.lock()
         files -= 1
         let isRetired = files == 0 && isClosed
         lock.unlock()
-        if isRetired { Observer.shared.forget(self) }
+        if isRetired { unsafe Observer.shared.forget(self) }
     }
 
     // MARK: Posting
@@ -164,7 +181,7 @@ internal import Synchronization
     /// Queues a packet, or hands it to the newest waiter.
     func post(_ entry: PacketEntry) throws(PortError) {
         let isPosted = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { post(entry, $0) }
-        if !isPosted { throw .portClosed }
+        if !isPosted { throw closedError }
     }
 
     @inline(__always)
@@ -196,6 +213,11 @@ internal import Synchronization
     /// A completion found by somebody who does not dequeue. Same as a post, but a closed port swallows it (f4).
     func deliver(_ entry: PacketEntry, _ me: IOThread) {
         lock.lock()
+        deliverLocked(entry, me)
+    }
+
+    /// The same, entered with the lock held and left without.
+    func deliverLocked(_ entry: PacketEntry, _ me: IOThread) {
         if isClosed {
             lock.unlock()
             Engine.discard(entry, graveyard: me)

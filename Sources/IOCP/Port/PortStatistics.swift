@@ -38,7 +38,11 @@ extension CompletionPort {
     /// - Throws: ``PortError``: 6 if the port is closed, 5 without ``Access/query``.
     /// - Cost: that of ``depth()``.
     public var statistics: Statistics {
-        get throws(PortError) { try open(.query).statistics }
+        get throws(PortError) {
+            let core = try open(.query)
+            try core.refuseIfInherited()
+            return core.statistics
+        }
     }
 }
 
@@ -61,6 +65,7 @@ extension PortCore {
             }
             found.inFlight += slot.inFlight.load(ordering: .relaxed)
             found.deferred += slot.unsubmittedRequests
+            found.reissues += slot.reissues.load(ordering: .relaxed)
             found.overflows += slot.overflows.load(ordering: .relaxed)
             found.refusals += slot.refusals.load(ordering: .relaxed)
         }

@@ -72,6 +72,10 @@ internal import Synchronization
     /// Cancels that neither the kernel nor the ring had room for.
     private var owedCancels: [UInt64] = []
 
+    /// Requests that ended with the thread that had submitted them, and were queued again (e34).
+    let reissues = Atomic<Int>(0)
+
+    private var inheritedRing: InheritedRing?
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
@@ -97,7 +101,13 @@ internal import Synchronization
         submitter = ring.submitter
         // Otherwise an idle server's sleep is reported as the processor waiting for a disk.
         waitFlags = ring.features.contains(.noIOWait) ? [.getEvents, .noIOWait] : [.getEvents]
+        inheritedRing = InheritedRing(ring)
         guardedRing = Guarded(ring)
+    }
+
+    deinit {
+        // Before the ring: the next one may lie at the same place.
+        inheritedRing = nil
     }
 
     var fileDescriptor: Int32 { submitter.fileDescriptor }

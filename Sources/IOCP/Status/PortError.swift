@@ -33,6 +33,31 @@ extension PortError {
         PortError(.invalidHandle, "the handle has been closed or released")
     }
 
+    // In the child of a fork.
+
+    static var portOfParent: PortError {
+        PortError(
+            .invalidHandle,
+            "this port was made before fork and is the parent's; make a new one in the child, or exec")
+    }
+
+    static var handleOfParent: PortError {
+        PortError(
+            .invalidHandle,
+            "this handle was made before fork and its operations are the parent's; release its descriptor and adopt that "
+                + "in the child, or exec")
+    }
+
+    static var operationOfParent: PortError {
+        PortError(
+            .invalidHandle,
+            "this operation was started before fork and is the parent's; start another one in the child, or exec")
+    }
+
+    static var eventOfParent: PortError {
+        PortError(.invalidHandle, "this event was made before fork; make a new one in the child, or exec")
+    }
+
     static var negativeDuration: PortError {
         PortError(.invalidParameter, "a timeout must not be negative; use nil to wait for ever and .zero not to wait")
     }

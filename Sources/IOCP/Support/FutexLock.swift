@@ -7,26 +7,25 @@ internal import Synchronization
 /// The sections under this lock are tens of nanoseconds long, so a brief spin nearly always suffices.
 /// Locking and unlocking are read-modify-write operations with full ordering; the port's sleep protocols rely on it.
 struct FutexLock: ~Copyable {
-    /// 0 free, 1 held, 2 held and somebody may sleep.
+    /// 0 free, else the number of the process that holds it (``Birth``) times two, plus 1 if somebody may sleep. One of
+    /// another process is free as well: a fork has left its holder behind.
     private let word = Atomic<UInt32>(0)
+
+    @inline(__always)
+    private static var held: UInt32 { iocp_generation() << 1 }
 
     @inline(__always)
     borrowing func lock() {
         pass(IOCP_BEFORE_LOCK)
-        if !word.compareExchange(expected: 0, desired: 1, ordering: .sequentiallyConsistent).exchanged {
+        if !word.compareExchange(expected: 0, desired: Self.held, ordering: .sequentiallyConsistent).exchanged {
             lockSlow()
         }
     }
 
     @inline(__always)
-    borrowing func tryLock() -> Bool {
-        word.compareExchange(expected: 0, desired: 1, ordering: .sequentiallyConsistent).exchanged
-    }
-
-    @inline(__always)
     borrowing func unlock() {
         pass(IOCP_BEFORE_UNLOCK)
-        if word.exchange(0, ordering: .sequentiallyConsistent) == 2 {
+        if word.exchange(0, ordering: .sequentiallyConsistent) & 1 != 0 {
             wakeOne()
         }
         pass(IOCP_AFTER_UNLOCK)
@@ -42,16 +41,18 @@ struct FutexLock: ~Copyable {
 
     @inline(never)
     private borrowing func lockSlow() {
+        let held = Self.held
         for _ in 0..<60 {
             iocp_cpu_relax()
-            if word.load(ordering: .relaxed) == 0,
-                word.compareExchange(expected: 0, desired: 1, ordering: .sequentiallyConsistent).exchanged
+            let now = word.load(ordering: .relaxed)
+            if now & ~1 != held,
+                word.compareExchange(expected: now, desired: held, ordering: .sequentiallyConsistent).exchanged
             {
                 return
             }
         }
-        while word.exchange(2, ordering: .sequentiallyConsistent) != 0 {
-            futexWait(word, while: 2, nanoseconds: -1)
+        while word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held {
+            futexWait(word, while: held | 1, nanoseconds: -1)
         }
     }
 

@@ -6,6 +6,7 @@
 #include "bench_file.h"
 #include "bench_post.h"
 #include "bench_process.h"
+#include "bench_schedule.h"
 #include "bench_support.h"
 
 #endif

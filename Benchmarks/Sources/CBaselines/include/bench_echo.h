@@ -1,4 +1,4 @@
-// TCP echo servers on one thread: the limit (raw liburing) and the classic (epoll).
+// TCP echo servers: the limit (raw liburing) and the classic (epoll) on one thread, and epoll on many.
 #ifndef BENCH_ECHO_H
 #define BENCH_ECHO_H
 
@@ -21,5 +21,16 @@ int bench_echo_uring(const struct bench_echo_config *config, struct bench_counte
 // epoll(7) as its manual advises: non-blocking sockets, edge-triggered, EPOLLIN, EPOLLOUT and EPOLLRDHUP registered
 // once, a short read taken for "drained".
 int bench_echo_epoll(const struct bench_echo_config *config, struct bench_counters *counters);
+
+struct bench_echo_threads_config {
+    int listener, stop;
+    uint32_t buffer_bytes;
+    uint32_t threads;
+    uint64_t work_nanoseconds;  // computed for each message
+};
+
+// The same on threads that share one epoll instance: EPOLLONESHOT gives a connection to one thread at a time. Nothing
+// limits how many of them run. `counters` has an element for each thread.
+int bench_echo_epoll_threads(const struct bench_echo_threads_config *config, struct bench_counters *const *counters);
 
 #endif

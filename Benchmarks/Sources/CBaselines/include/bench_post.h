@@ -18,6 +18,8 @@ struct bench_post_config {
     uint32_t consumers;
     uint64_t packets;  // of each producer in one repetition of bench_post_queue_many
     uint32_t batch;    // of the batch functions
+    uint32_t chains;   // of bench_post_queue_chains
+    uint64_t work_nanoseconds;
 };
 
 // Each returns 0 or -errno (-EIO: a packet was lost, doubled or changed).
@@ -33,6 +35,8 @@ int bench_post_queue_pingpong(const struct bench_post_config *config, struct ben
                               struct bench_samples *samples);
 // `producers` post as fast as they can, `consumers` take one at a time; queue with a condition variable.
 int bench_post_queue_many(const struct bench_post_config *config, struct bench_outcome *outcome);
+// `chains` packets at any time: one of `consumers` threads takes one, works so long, and posts its successor.
+int bench_post_queue_chains(const struct bench_post_config *config, struct bench_outcome *outcome);
 
 // The same through the kernel with raw liburing, SINGLE_ISSUER and DEFER_TASKRUN.
 

@@ -10,11 +10,13 @@ struct RunCommand: ParsableCommand {
         discussion: """
             Every row does the same work in a process of its own; rounds of all rows are interleaved, the table shows \
             medians and the ratio to the reference row with the least and the greatest of the rounds. Without \
-            arguments all suites run, in about a minute.
+            arguments all suites run that are not marked as longer, in about a minute.
             """
     )
 
-    @Argument(help: ArgumentHelp("Suites or cases, as --list names them (default: all).", valueName: "suite"))
+    @Argument(
+        help: ArgumentHelp(
+            "Suites or cases, as --list names them (default: those that are not longer).", valueName: "suite"))
     var suites: [String] = []
 
     @Option(help: ArgumentHelp("Where the results go, as JSON.", valueName: "file"))
@@ -71,6 +73,10 @@ struct RunCommand: ParsableCommand {
         bench_raise_descriptor_limit()
         let results = try Runner(settings: settings, suites: selected).run()
         print(Table(results).text)
+        let targets = TargetTable(results).text
+        if !targets.isEmpty {
+            print("\n\(targets)")
+        }
         try results.write(to: json)
         print("\nResults: \(json)")
         if results.failures > 0 {
@@ -80,7 +86,9 @@ struct RunCommand: ParsableCommand {
 
     /// The suites with only the chosen cases and rows.
     private var selected: [Suite] {
-        let wanted = suites.isEmpty ? Suite.allCases.map(\.id) : suites.flatMap(selection(named:))
+        let wanted =
+            suites.isEmpty
+            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).map(\.id) : suites.flatMap(selection(named:))
         return Suite.all.compactMap { suite in
             var suite = suite
             suite.cases = suite.cases.filter { wanted.contains($0.id) }.compactMap { item in
@@ -100,7 +108,7 @@ struct RunCommand: ParsableCommand {
 
     private func printList() {
         for suite in Suite.all {
-            print("\(suite.name): \(suite.summary)")
+            print("\(suite.name): \(suite.summary)\(suite.runsUnasked ? "" : " (longer: runs when named)")")
             for item in suite.cases {
                 print("  \(item.id): \(item.title)")
                 for row in item.rows {

@@ -10,6 +10,9 @@ struct ServerCommand: ParsableCommand {
     @Option(help: "The row.")
     var kind: String
 
+    @Option(name: .customLong("case"), help: "The case that the row is of.")
+    var caseID: String?
+
     @Option(help: "The port on 127.0.0.1, 0 for a free one.")
     var port: UInt16 = 0
 
@@ -24,7 +27,7 @@ struct ServerCommand: ParsableCommand {
 
     func run() throws {
         let signals = try check(bench_signals_open(), "opening a signalfd")
-        guard case .server(let workers, let serve)? = Self.body(kind) else {
+        guard case .server(let workers, _, let serve)? = body else {
             throw ValidationError("No server is called \(kind).")
         }
         bench_raise_descriptor_limit()
@@ -49,8 +52,9 @@ struct ServerCommand: ParsableCommand {
         try answer(context.snapshot())
     }
 
-    private static func body(_ kind: String) -> Row.Body? {
-        Suite.allCases.filter { $0.traffic != nil }.flatMap(\.rows).first { $0.id == kind }?.body
+    private var body: Row.Body? {
+        let cases = Suite.allCases.filter { $0.traffic != nil && (caseID == nil || $0.id == caseID) }
+        return cases.flatMap(\.rows).first { $0.id == kind }?.body
     }
 }
 

@@ -15,6 +15,9 @@ struct WorkCommand: ParsableCommand {
     var seconds: Double
 
     @Option
+    var events: Int
+
+    @Option
     var file: String
 
     @Option
@@ -28,7 +31,7 @@ struct WorkCommand: ParsableCommand {
         guard case .work(let work)? = body else {
             throw ValidationError("Nothing to do is called \(row) of \(caseID).")
         }
-        let settings = WorkSettings(seconds: seconds, file: file, fileBytes: fileBytes, copy: copy)
+        let settings = WorkSettings(seconds: seconds, events: events, file: file, fileBytes: fileBytes, copy: copy)
         bench_watchdog(seconds + 50)
         try answer(work(settings))
     }

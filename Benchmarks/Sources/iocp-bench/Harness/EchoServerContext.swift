@@ -16,6 +16,8 @@ final class EchoServerContext: Sendable {
 
     private let stopping = Mutex<StopState>(.init())
 
+    private let counting = Mutex<(@Sendable () -> [String: UInt64])?>(nil)
+
     private struct StopState: Sendable {
         var stopped = false
         var action: (@Sendable () -> Void)?
@@ -49,9 +51,15 @@ final class EchoServerContext: Sendable {
         action?()
     }
 
+    /// For servers that count more than `counters` can: their counts, with each snapshot.
+    func alsoCount(_ counts: @escaping @Sendable () -> [String: UInt64]) {
+        counting.withLock { $0 = counts }
+    }
+
     /// Where the server is now. Callable from any thread.
     func snapshot() -> ServerSnapshot {
         var snapshot = ServerSnapshot(usage: bench_usage_now())
+        snapshot.counts = counting.withLock { $0 }?() ?? [:]
         for counters in counters {
             let values = counters.values
             snapshot.bytes += values.bytes
@@ -107,6 +115,7 @@ struct ServerSnapshot: Codable, Sendable {
     var receives: UInt64 = 0
     var accepts: UInt64 = 0
     var systemCalls: UInt64 = 0
+    var counts: [String: UInt64] = [:]
 
     init(usage: bench_usage) {
         cpuNanoseconds = usage.cpu_nanoseconds

@@ -17,6 +17,19 @@ struct Measurement: Codable, Sendable {
     var latency: Latency?
     /// CPU time of the load generator, where there is one.
     var loadNanoseconds: UInt64?
+    /// What else a row counts, by ``Count``.
+    var counts: [String: UInt64]?
+
+    enum Count: String {
+        /// CPU time of the library's own thread.
+        case monitorNanoseconds
+        /// Events that another thread took than the one they came for.
+        case takenByOther
+        /// Looks that found more handlers running than the limit allows.
+        case overLimit
+        /// Places that the port took from blocked threads.
+        case handOvers
+    }
 
     var rate: Double { Double(operations) / seconds }
     var cpuPerOperation: Double { Double(cpuNanoseconds) / Double(operations) }
@@ -26,7 +39,7 @@ struct Measurement: Codable, Sendable {
 
 extension Measurement {
     /// - Parameter scale: how many of the outcome's operations make one of the measurement's.
-    init(_ outcome: bench_outcome, latency: Latency? = nil, scale: UInt64 = 1) {
+    init(_ outcome: bench_outcome, latency: Latency? = nil, scale: UInt64 = 1, counts: [Count: Int]? = nil) {
         self.init(
             operations: outcome.operations / scale,
             seconds: Double(outcome.nanoseconds) / 1e9,
@@ -34,7 +47,8 @@ extension Measurement {
             voluntarySwitches: outcome.usage.voluntary_switches,
             involuntarySwitches: outcome.usage.involuntary_switches,
             systemCalls: UInt64(exactly: outcome.system_calls),
-            latency: latency
+            latency: latency,
+            counts: counts.map { Dictionary(uniqueKeysWithValues: $0.map { ($0.rawValue, UInt64($1)) }) }
         )
     }
 }

@@ -33,6 +33,8 @@ struct Results: Codable, Sendable {
         var summary: Summary?
         /// Of the rounds that failed.
         var errors: [String] = []
+        /// Figures to reach.
+        var targets: [Target] = []
 
         mutating func add(_ outcome: Result<Measurement, any Error>) {
             switch outcome {
@@ -53,7 +55,9 @@ struct Results: Codable, Sendable {
                 cases: suite.cases.map { item in
                     CaseResult(
                         id: item.id, title: item.title, operations: item.operations, reference: item.reference?.id,
-                        rows: item.rows.map { RowResult(id: $0.id, title: $0.title, role: $0.role) })
+                        rows: item.rows.map {
+                            RowResult(id: $0.id, title: $0.title, role: $0.role, targets: $0.targets)
+                        })
                 })
         }
     }
@@ -67,6 +71,10 @@ struct Results: Codable, Sendable {
                 let reference = rows.first { $0.role == .reference }?.rounds
                 for row in rows.indices {
                     suites[suite].cases[item].rows[row].summary = Summary(rows[row].rounds, reference: reference)
+                    for target in rows[row].targets.indices {
+                        suites[suite].cases[item].rows[row].targets[target]
+                            .evaluate(rows[row].rounds, reference: reference)
+                    }
                 }
             }
         }

@@ -10,6 +10,9 @@ struct RunSettings: Codable, Sendable {
     var fileBytes: UInt64
     var directory: String
     var quick: Bool
+
+    /// Events of a row in a round, where events are counted: a thousand in all.
+    var events: Int { quick ? 15 : max(100, (1000 + rounds - 1) / rounds) }
 }
 
 /// Runs cases in interleaved rounds.
@@ -23,7 +26,7 @@ struct Runner {
     func run() throws -> Results {
         var results = Results(settings: settings, suites: suites)
         var progress = Progress(
-            steps: settings.rounds * suites.flatMap(\.cases).map(\.rows.count).reduce(0, +))
+            steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
         let needsFile = suites.contains { $0.name == Suite.file.name }
         defer {
             for path in needsFile ? [file, copy] : [] {
@@ -37,13 +40,14 @@ struct Runner {
         }
         for (suiteIndex, suite) in suites.enumerated() {
             for round in 0..<settings.rounds {
-                for (caseIndex, item) in suite.cases.enumerated() {
+                for (caseIndex, item) in suite.cases.enumerated() where round < rounds(of: item) {
                     // Another row begins each round, so that none always follows the same neighbour.
                     for turn in item.rows.indices {
                         let rowIndex = (turn + round) % item.rows.count
                         let row = item.rows[rowIndex]
                         progress.begin("\(suite.name): \(item.title): \(row.title), round \(round + 1)")
-                        let outcome = Result { try measure(item, row, seconds: settings.seconds ?? suite.seconds) }
+                        let seconds = settings.seconds ?? item.seconds ?? suite.seconds
+                        let outcome = Result { try measure(item, row, seconds: seconds) }
                         progress.end(outcome, of: item)
                         results.suites[suiteIndex].cases[caseIndex].rows[rowIndex].add(outcome)
                     }
@@ -55,36 +59,40 @@ struct Runner {
         return results
     }
 
+    private func rounds(of item: Case) -> Int { min(settings.rounds, item.roundsAtMost ?? .max) }
+
     private func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
         switch row.body {
         case .work:
             try measureWork(item, row, seconds: seconds)
-        case .server(let workers, _):
-            try measureServer(row, workers: workers, traffic: item.traffic!, seconds: seconds)
+        case .server(_, let isPinned, _):
+            try measureServer(item, row, isPinned: isPinned, traffic: item.traffic!, seconds: seconds)
         }
     }
 
     private func measureWork(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
         let child = try ChildProcess([
             "_work", "--case", item.id, "--row", row.id, "--seconds", "\(seconds)",
-            "--file", file, "--file-bytes", "\(settings.fileBytes)", "--copy", copy,
+            "--events", "\(settings.events)", "--file", file, "--file-bytes", "\(settings.fileBytes)", "--copy", copy,
         ])
-        let measurement = try child.receive(Measurement.self, within: seconds + 60)
+        let measurement = try child.receive(Measurement.self, within: seconds + 120)
         try child.finish()
         // Before the kernel writes it back: the disk's work must not fall into the next row.
         _ = unsafe unlink(copy)
         return measurement
     }
 
-    private func measureServer(_ row: Row, workers: Int, traffic: Traffic, seconds: Double) throws -> Measurement {
+    private func measureServer(
+        _ item: Case, _ row: Row, isPinned: Bool, traffic: Traffic, seconds: Double
+    ) throws -> Measurement {
         let processors = Machine.allowedProcessors
-        let pinned = workers == 1 && processors.count >= 2
+        let pinned = isPinned && processors.count >= 2
         // Four messages in a buffer, or what is under way, whichever is more; within reason at both ends.
         let bufferBytes = min(max(512, 4 * traffic.bytes, traffic.bytes * traffic.depth), 65536)
 
         let server = try ChildProcess(
             [
-                "_server", "--kind", row.id, "--connections", "\(traffic.connections + 8)",
+                "_server", "--case", item.id, "--kind", row.id, "--connections", "\(traffic.connections + 8)",
                 "--buffer-bytes", "\(bufferBytes)",
             ] + (pinned ? ["--processor", "\(processors.first!)"] : []))
         let port = try server.receive(ServerPort.self, within: 10).port
@@ -119,7 +127,9 @@ struct Runner {
             involuntarySwitches: scaled(\.involuntarySwitches),
             systemCalls: after.systemCalls == 0 ? nil : scaled(\.systemCalls),
             latency: result.latency,
-            loadNanoseconds: result.cpuNanoseconds
+            loadNanoseconds: result.cpuNanoseconds,
+            counts: after.counts.isEmpty
+                ? nil : after.counts.merging(before.counts) { $0 > $1 ? $0 - $1 : 0 }
         )
     }
 }

@@ -91,7 +91,7 @@ struct Table {
         spread.map { "\(fixed($0.median, 2)) (\(fixed($0.min, 2))–\(fixed($0.max, 2)))" } ?? "–"
     }
 
-    private static func fixed(_ value: Double, _ digits: Int) -> String {
+    static func fixed(_ value: Double, _ digits: Int) -> String {
         guard value.isFinite, value.magnitude < 1e15 else { return "–" }
         var scale = 1.0
         for _ in 0..<digits {
@@ -104,11 +104,11 @@ struct Table {
         return digits == 0 ? sign + whole : sign + whole + "." + pad(fraction, before: digits, with: "0")
     }
 
-    private static func pad(_ text: String, before width: Int, with filler: Character = " ") -> String {
+    static func pad(_ text: String, before width: Int, with filler: Character = " ") -> String {
         String(repeating: filler, count: max(0, width - text.count)) + text
     }
 
-    private static func pad(_ text: String, after width: Int) -> String {
+    static func pad(_ text: String, after width: Int) -> String {
         text + String(repeating: " ", count: max(0, width - text.count))
     }
 }

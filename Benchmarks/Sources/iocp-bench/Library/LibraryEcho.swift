@@ -9,6 +9,22 @@ final class LibraryEcho: Sendable {
     private let port: CompletionPort
     private let listener: Socket
     private let context: EchoServerContext
+    private let options: Options
+    /// Threads that are between two dequeues, and how often there were more of them than the limit.
+    private let running = Atomic<Int>(0)
+    private let overLimit = Atomic<UInt64>(0)
+
+    /// What a server does beyond echoing.
+    struct Options: Sendable {
+        /// Threads that may run at a time; nil is as many as there are.
+        var limit: Int?
+        /// CPU time that a message takes before its echo is sent, drawn evenly from this range, in nanoseconds.
+        var work: ClosedRange<UInt64>?
+        /// So many connections are accepted by one thread before the others begin.
+        var acceptedByOne = 0
+        /// Whether the handlers that run at once are counted, and held against the limit.
+        var watchesLimit = false
+    }
 
     /// What a packet is about. Keys are the caller's to choose, so they tell it without a look at the operation.
     private enum Key {
@@ -22,32 +38,54 @@ final class LibraryEcho: Sendable {
         // Unchecked: between a packet and the next start it belongs to the thread that dequeued the packet.
         let socket: Socket
         var isSending = false
+        private var state: UInt64
 
         init(_ socket: Socket, bufferBytes: Int) {
             self.socket = socket
-            super.init(buffer: IOBuffer(capacity: bufferBytes))
+            let buffer = IOBuffer(capacity: bufferBytes)
+            state = UInt64(UInt(bitPattern: unsafe buffer.baseAddress)) | 1
+            super.init(buffer: buffer)
+        }
+
+        /// A number of a sequence of the connection's own.
+        func draw(below bound: UInt64) -> UInt64 {
+            unsafe bench_next_block(&state, bound)
         }
     }
 
-    /// Serves with as many workers as the context has counters, on a port with that limit, until told to stop.
-    static func serve(_ context: EchoServerContext) throws {
-        let server = try LibraryEcho(context)
-        try server.listener.acceptContinuously(Operation())
-        context.whenStopped {
-            // Each worker takes one of these and ends.
-            for _ in context.counters {
-                try? server.port.post(key: Key.stop)
+    /// Serves with as many workers as the context has counters until told to stop.
+    static func serve(_ context: EchoServerContext, _ options: Options = Options()) throws {
+        let server = try LibraryEcho(context, options)
+        let monitor = unsafe try check(bench_thread_find("iocp-monitor"), "finding the library's own thread")
+        context.alsoCount {
+            var counts = [Measurement.Count.monitorNanoseconds: UInt64(max(0, bench_thread_time(monitor)))]
+            if options.watchesLimit {
+                counts[.overLimit] = server.overLimit.load(ordering: .relaxed)
+                counts[.handOvers] = (try? server.port.statistics.handOvers).map(UInt64.init)
             }
+            return Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, $1) })
         }
+        bench_burn(0)
+        let gate = StartBarrier(threads: options.acceptedByOne > 0 ? context.counters.count : 1)
+        try server.listener.acceptContinuously(Operation())
+        // Each worker that takes it passes it on and ends.
+        context.whenStopped { try? server.port.post(key: Key.stop) }
         let others = Mutex<[String]>([])
         let workers = try context.counters.indices.dropFirst().map { index in
             try WaitableThread {
                 do {
+                    if options.acceptedByOne > 0 {
+                        gate.wait()
+                    }
                     try server.work(context.counters[index])
                 } catch {
                     others.withLock { $0.append("\(error)") }
                 }
             }
+        }
+        if options.acceptedByOne > 0 {
+            try server.work(context.counters[0], untilAccepted: UInt64(options.acceptedByOne))
+            gate.wait()
         }
         try server.work(context.counters[0])
         for worker in workers {
@@ -58,17 +96,27 @@ final class LibraryEcho: Sendable {
         }
     }
 
-    private init(_ context: EchoServerContext) throws {
+    private init(_ context: EchoServerContext, _ options: Options) throws {
         self.context = context
-        port = try CompletionPort(concurrencyLimit: context.counters.count)
+        self.options = options
+        port = try CompletionPort(concurrencyLimit: options.limit ?? context.counters.count)
         listener = try Socket(adopting: FileDescriptor(rawValue: context.listener), kind: .stream)
         try port.associate(listener, key: Key.listener)
     }
 
-    private func work(_ counters: Counters) throws {
+    private func work(_ counters: Counters, untilAccepted accepted: UInt64 = .max) throws {
         var batch = PacketBatch(capacity: 64)
-        while true {
-            for index in 0..<(try port.dequeue(into: &batch)) {
+        while counters.values.accepts < accepted {
+            let count = try port.dequeue(into: &batch)
+            if options.watchesLimit, running.add(1, ordering: .relaxed).newValue > port.concurrencyLimit {
+                overLimit.add(1, ordering: .relaxed)
+            }
+            defer {
+                if options.watchesLimit {
+                    running.subtract(1, ordering: .relaxed)
+                }
+            }
+            for index in 0..<count {
                 let packet = batch[index]
                 switch packet.key {
                 case Key.connection:
@@ -83,6 +131,7 @@ final class LibraryEcho: Sendable {
                         try socket.receive(connection)
                     }
                 default:
+                    try port.post(key: Key.stop)
                     return
                 }
             }
@@ -101,6 +150,9 @@ final class LibraryEcho: Sendable {
             try connection.socket.receive(connection)
         } else {
             counters.received(packet.bytes)
+            if let work = options.work {
+                bench_burn(work.lowerBound + connection.draw(below: work.upperBound - work.lowerBound + 1))
+            }
             connection.isSending = true
             try connection.socket.send(connection, count: packet.bytes)
         }

@@ -100,6 +100,37 @@ enum LibraryPost {
         return Measurement(outcome)
     }
 
+    /// So many packets at any time: a thread takes one, works so long, and posts its successor.
+    static func chains(
+        _ settings: WorkSettings, limit: Int, threads count: Int, chains: Int, work: UInt64
+    ) throws -> Measurement {
+        let port = try CompletionPort(concurrencyLimit: limit)
+        let handled = Atomic<UInt64>(0)
+        bench_burn(0)
+        let threads = try PortThreads(port, count) { packet in
+            bench_burn(work)
+            handled.add(1, ordering: .relaxed)
+            do {
+                try port.post(bytes: packet.information, key: packet.key)
+            } catch let error as PortError where error.status == .invalidHandle {
+                // The end.
+            }
+        }
+        for number in 0..<UInt(chains) {
+            try port.post(bytes: 64, key: number)
+        }
+        bench_sleep(20_000_000)
+        let before = handled.load(ordering: .relaxed)
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        bench_sleep(settings.nanoseconds)
+        let operations = handled.load(ordering: .relaxed) - before
+        unsafe bench_outcome_end(&outcome, operations, -1)
+        guard try port.statistics.handOvers == 0 else { throw Failure("a thread was taken to be blocked") }
+        try threads.end()
+        return Measurement(outcome)
+    }
+
     private struct Tally: Sendable {
         var count = 0
         var sum: UInt = 0

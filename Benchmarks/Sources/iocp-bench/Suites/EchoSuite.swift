@@ -20,18 +20,18 @@ extension Suite {
     private static let echoRows = [
         Row(
             id: "iocp", title: "this library, limit 1", role: .subject,
-            body: .server(workers: 1, LibraryEcho.serve)),
+            body: .server(workers: 1, isPinned: true) { try LibraryEcho.serve($0) }),
         Row(
             id: "iocp-2", title: "this library, limit 2, unpinned", role: .subject,
-            body: .server(workers: 2, LibraryEcho.serve)),
+            body: .server(workers: 2) { try LibraryEcho.serve($0) }),
         Row(
             id: "raw-uring", title: "raw liburing (C)", role: .reference,
-            body: .server(workers: 1) { context in
+            body: .server(workers: 1, isPinned: true) { context in
                 try unsafe serve(context, bench_echo_uring)
             }),
         Row(
             id: "epoll", title: "epoll (C)", role: .baseline,
-            body: .server(workers: 1) { context in
+            body: .server(workers: 1, isPinned: true) { context in
                 try unsafe serve(context, bench_echo_epoll)
             }),
     ]

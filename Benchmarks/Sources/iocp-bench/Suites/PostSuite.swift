@@ -88,7 +88,7 @@ extension Suite {
     private static func config(_ settings: WorkSettings) -> bench_post_config {
         bench_post_config(
             nanoseconds: settings.nanoseconds, producers: UInt32(producers), consumers: UInt32(consumers),
-            packets: UInt64(packetsOfEach), batch: UInt32(batchSize))
+            packets: UInt64(packetsOfEach), batch: UInt32(batchSize), chains: 0, work_nanoseconds: 0)
     }
 
     private static func run(

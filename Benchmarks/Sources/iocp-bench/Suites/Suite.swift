@@ -5,8 +5,10 @@ struct Suite: Sendable {
     /// Length of the measured window of a row unless the user says otherwise.
     var seconds: Double
     var cases: [Case]
+    /// Whether it runs when the user names no suite.
+    var runsUnasked = true
 
-    static let all: [Suite] = [echo, file, post]
+    static let all: [Suite] = [echo, file, post, schedule]
 
     /// The cases of all suites.
     static var allCases: [Case] { all.flatMap(\.cases) }
@@ -21,6 +23,10 @@ struct Case: Sendable {
     var operations: String
     /// What the load generator sends; nil for cases without one.
     var traffic: Traffic?
+    /// Length of the window, if it is not the suite's.
+    var seconds: Double?
+    /// Rounds, if not as many as of other cases.
+    var roundsAtMost: Int?
     var rows: [Row]
 
     var reference: Row? { rows.first { $0.role == .reference } }
@@ -31,6 +37,8 @@ struct Row: Sendable {
     var id: String
     var title: String
     var role: Role
+    /// Figures to reach, or to be shown.
+    var targets: [Target] = []
     var body: Body
 
     enum Role: String, Codable, Sendable {
@@ -46,9 +54,9 @@ struct Row: Sendable {
     enum Body: Sendable {
         /// Measures itself.
         case work(@Sendable (WorkSettings) throws -> Measurement)
-        /// Serves until told to stop, under the load generator. With one worker it has the first processor and the
-        /// load has the last; with more, both may use all.
-        case server(workers: Int, @Sendable (EchoServerContext) throws -> Void)
+        /// Serves until told to stop, under the load generator. Pinned it has the first processor and the load has the
+        /// last; else both may use all.
+        case server(workers: Int, isPinned: Bool = false, @Sendable (EchoServerContext) throws -> Void)
     }
 }
 
@@ -56,6 +64,8 @@ struct Row: Sendable {
 struct WorkSettings: Sendable {
     /// Length of the measured window.
     var seconds: Double
+    /// How many events to measure, where that and not a time ends the window.
+    var events: Int
     /// The benchmark's file, of whole blocks.
     var file: String
     var fileBytes: UInt64

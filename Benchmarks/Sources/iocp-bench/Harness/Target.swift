@@ -1,0 +1,102 @@
+/// A figure to reach, and what was measured of it.
+struct Target: Codable, Sendable {
+    var figure: Figure
+    /// The bound, of one kind or the other; without either the figure is only shown.
+    var atMost: Double?
+    var atLeast: Double?
+    /// What the rounds come to, and how far they were apart.
+    var measured: Double?
+    var rounds: Spread?
+    var reached: Bool?
+
+    static func median(atMost bound: Double? = nil) -> Target { Target(figure: .median, atMost: bound) }
+    static func p99(atMost bound: Double? = nil) -> Target { Target(figure: .p99, atMost: bound) }
+    static func worst(atMost bound: Double? = nil) -> Target { Target(figure: .worst, atMost: bound) }
+    static func of(_ figure: Figure, atMost bound: Double? = nil) -> Target { Target(figure: figure, atMost: bound) }
+    static func of(_ figure: Figure, atLeast bound: Double) -> Target { Target(figure: figure, atLeast: bound) }
+
+    mutating func evaluate(_ measurements: [Measurement?], reference: [Measurement?]?) {
+        let values = measurements.enumerated().compactMap { round, measurement in
+            measurement.flatMap { figure.value(of: $0, reference: reference?[round]) }
+        }
+        guard let spread = Spread(values) else { return }
+        let value = figure.countsTheWorst ? spread.max : spread.median
+        rounds = spread
+        measured = value
+        if let atMost { reached = value <= atMost }
+        if let atLeast { reached = value >= atLeast }
+    }
+}
+
+/// What a target is about.
+enum Figure: String, Codable, Sendable {
+    // Of latencies, in nanoseconds.
+    case median
+    case p99
+    case worst
+    /// Rate by the reference row's of the same round.
+    case rateRatio
+    /// The same of context switches for each operation.
+    case switchesRatio
+    /// The monitor's CPU time by that of one processor.
+    case monitorShare
+    /// CPU time of the window, in nanoseconds.
+    case cpuTime
+    case contextSwitches
+    /// Events that another thread took, by all.
+    case takenByOther
+    /// Looks that found more handlers running than the limit allows.
+    case overLimit
+    /// Places taken from blocked threads.
+    case handOvers
+
+    /// Whether the rounds come to the worst of them, and not to their median.
+    var countsTheWorst: Bool {
+        switch self {
+        case .worst, .cpuTime, .contextSwitches, .overLimit, .handOvers: true
+        default: false
+        }
+    }
+
+    func value(of measurement: Measurement, reference: Measurement?) -> Double? {
+        func count(_ name: Measurement.Count) -> Double? { measurement.counts?[name.rawValue].map { Double($0) } }
+        return switch self {
+        case .median: measurement.latency.map { Double($0.p50) }
+        case .p99: measurement.latency.map { Double($0.p99) }
+        case .worst: measurement.latency.map { Double($0.max) }
+        case .rateRatio: reference.map { measurement.rate / $0.rate }
+        case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
+        case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
+        case .cpuTime: Double(measurement.cpuNanoseconds)
+        case .contextSwitches: Double(measurement.voluntarySwitches + measurement.involuntarySwitches)
+        case .takenByOther: count(.takenByOther).map { $0 / Double(measurement.operations) }
+        case .overLimit: count(.overLimit)
+        case .handOvers: count(.handOvers)
+        }
+    }
+
+    var title: String {
+        switch self {
+        case .median: "median"
+        case .p99: "p99"
+        case .worst: "worst"
+        case .rateRatio: "rate × ref"
+        case .switchesRatio: "switch/op × ref"
+        case .monitorShare: "monitor's CPU"
+        case .cpuTime: "CPU time"
+        case .contextSwitches: "context switches"
+        case .takenByOther: "taken by another"
+        case .overLimit: "over the limit"
+        case .handOvers: "places taken"
+        }
+    }
+
+    func text(_ value: Double) -> String {
+        switch self {
+        case .median, .p99, .worst, .cpuTime: Table.duration(value)
+        case .rateRatio, .switchesRatio: Table.fixed(value, 2)
+        case .monitorShare, .takenByOther: Table.fixed(100 * value, 2) + " %"
+        case .contextSwitches, .overLimit, .handOvers: Table.fixed(value, 0)
+        }
+    }
+}
