@@ -123,7 +123,8 @@ final class Observer: @unchecked Sendable {
         }
         let watched = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
         guard watched == 0 || watched == -EEXIST else {
-            throw .system(-watched, "the library's eventfd cannot be watched; free memory or raise fs.epoll.max_user_watches")
+            throw .system(
+                -watched, "the library's eventfd cannot be watched; free memory or raise fs.epoll.max_user_watches")
         }
         let result = unsafe iocp_start_thread("iocp-monitor") { unsafe Observer.shared.run() }
         guard result == 0 else {

@@ -80,7 +80,8 @@ extension PortError {
         PortError(
             .insufficientResources,
             "the kernel does not take operations just now (errno \(code)): memory is short, or completions must be "
-                + "dequeued first. Those started stay queued and are tried again; free memory, or start fewer at a time")
+                + "dequeued first. Those started stay queued and are tried again; free memory, or start fewer at a time"
+        )
     }
 
     static func invalid(_ reason: String) -> PortError { PortError(.invalidParameter, reason) }
