@@ -3,6 +3,7 @@
 SWIFT ?= swift
 DOCC ?= docc
 # Beside the ordinary build, so that switching does not rebuild.
+SIMULATION_SCRATCH = .build/simulation
 THREAD_SCRATCH = .build/thread
 ADDRESS_SCRATCH = .build/address
 DOCUMENTATION = .build/documentation
@@ -11,7 +12,8 @@ RESULTS = .build/iocp-bench-results.json
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
 	Benchmarks/Package.swift Benchmarks/Sources
 
-.PHONY: run test test-library test-examples test-thread test-address release bench-quick lint format docs setup clean
+.PHONY: run test test-library test-examples simulate soak test-thread test-address release bench-quick lint format docs \
+	setup clean
 
 setup:
 	@.ci/setup
@@ -21,7 +23,7 @@ run: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
 	@Benchmarks/.build/release/iocp-bench --json $(RESULTS)
 
-test: setup test-library test-examples
+test: setup test-library test-examples simulate
 
 test-library:
 	$(SWIFT) test
@@ -30,12 +32,37 @@ test-examples:
 	$(SWIFT) build -c release --package-path Examples
 	$(SWIFT) test --package-path Examples
 
-# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and Foundation leak themselves is not ours.
+# The library over a virtual kernel with virtual threads, by seeds: about a minute on two processors. First it makes
+# errors on purpose and sees that each is found. `make simulate SEEDS=1000000 SEED=5` runs as many from that one on,
+# `make simulate TRACE=5` shows everything that seed 5 does.
+SEEDS ?= 100000
+SEED ?= 1
+SIMULATE = $(SIMULATION_SCRATCH)/release/iocp-simulate
+simulate: setup
+	IOCP_SEAM=1 $(SWIFT) build -c release --product iocp-simulate --scratch-path $(SIMULATION_SCRATCH)
+ifdef TRACE
+	@$(SIMULATE) --trace $(TRACE)
+else
+	@$(SIMULATE) --prove
+	@$(SIMULATE) --seeds $(SEEDS) --first $(SEED)
+endif
+
+# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and
+# Foundation leak themselves is not ours.
 test-thread: setup
 	TSAN_OPTIONS=die_after_fork=0 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
 test-address: setup
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
+
+# A random mix of everything for so many minutes, each packet counted: `make soak MINUTES=10 SANITIZE=thread SEED=7`.
+# Without a seed each run chooses one, and prints it.
+MINUTES ?= 1
+soak: setup
+	ASAN_OPTIONS=quarantine_size_mb=16 TSAN_OPTIONS=die_after_fork=0 \
+	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) run \
+	    $(if $(SANITIZE),--sanitize=$(SANITIZE) --scratch-path .build/$(SANITIZE)) Soak \
+	    --minutes $(MINUTES) $(if $(filter file,$(origin SEED)),,--seed $(SEED))
 
 # Everything, optimized, with warnings as errors.
 release: setup

@@ -18,6 +18,7 @@ let package = Package(
     products: [
         .library(name: "IOUring", targets: ["IOUring"]),
         .library(name: "IOCP", targets: ["IOCP"]),
+        .library(name: "IOCPHosting", targets: ["IOCPHosting", "CIOCPHosting"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.5.0")
@@ -47,11 +48,42 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        // The I/O completion interfaces of CLR hosting as binary v-tables: the header for C and C++.
+        .target(name: "CIOCPHosting"),
+        // A host for a runtime that asks for completion ports, and the runtime's side.
+        .target(
+            name: "IOCPHosting", dependencies: ["IOCP", "CIOCPHosting"],
+            swiftSettings: strict
+        ),
         // The server that README.md shows; ReadmeTests compares the two and runs it.
         .executableTarget(
             name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
+        // `make soak`: minutes of everything at once, each packet counted.
+        .executableTarget(
+            name: "Soak",
+            dependencies: ["IOCP", "IOUring", .product(name: "SystemPackage", package: "swift-system")],
+            path: "Tests/Soak", swiftSettings: modern),
         // Tests call the C library at will: they do not mark what is unsafe.
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
-        .testTarget(name: "IOCPTests", dependencies: ["IOCP"], swiftSettings: modern),
+        .testTarget(name: "IOCPTests", dependencies: ["IOCP", "IOUring"], swiftSettings: modern),
+        .testTarget(name: "IOCPHostingTests", dependencies: ["IOCPHosting"], swiftSettings: modern),
     ]
 )
+
+// The simulator looks into the library, optimized and with its seam open, and switches threads inside of it, where the
+// checks of exclusive access would be confused: `make simulate` sets this.
+if Context.environment["IOCP_SEAM"] != nil {
+    let open: [SwiftSetting] = [
+        .define("IOCP_SEAM"), .unsafeFlags(["-enable-testing", "-enforce-exclusivity=unchecked"]),
+    ]
+    for target in package.targets where target.name == "IOUring" || target.name == "IOCP" {
+        target.swiftSettings = (target.swiftSettings ?? []) + open
+    }
+    for target in package.targets where target.name == "CIOCPSupport" { target.cSettings = [.define("IOCP_SEAM")] }
+    package.targets += [
+        .target(name: "CSimulation", dependencies: ["CIOCPSupport"], path: "Tests/Simulation/CSimulation"),
+        .executableTarget(
+            name: "iocp-simulate", dependencies: ["IOCP", "IOUring", "CIOCPSupport", "CLiburing", "CSimulation"],
+            path: "Tests/Simulation/Simulation", swiftSettings: modern + open),
+    ]
+}

@@ -173,6 +173,57 @@ struct BlockingTests {
         }
     }
 
+    @Test("a holder that sleeps for a lock of the library's own keeps its place (d7)")
+    func holderInLibraryKeepsItsPlace() throws {
+        let (reader, writer) = try Socket.pair()
+        try withPort(limit: 1, threads: 3) { port, threads in
+            try port.associate(reader, key: 7)
+            let a = threads[0].waits(on: port)
+            let b = threads[1].waits(on: port)
+            try port.post(key: 1)
+            #expect(try b.value()?.key == 1)
+            let identifier = try threads[1].perform { IOThread.current.identifier }
+            // As another thread's harvest or start would hold it, preempted.
+            port.core.slots[0].lock.lock()
+            let starting = threads[1].start { _ = try reader.receive(IOCP.Operation(capacity: 16)) }
+            #expect(becomesTrue { ThreadProbe.state(of: identifier) == .sleeps })
+            // The post looks at it, and the monitor. Not a post of this thread's: to take over needs that lock as well.
+            let posting = threads[2].start { try port.post(key: 2) }
+            #expect(becomesTrue { posting.isDone })
+            #expect(staysTrue { !a.isDone })
+            #expect(!starting.isDone)
+            port.core.slots[0].lock.unlock()
+            try starting.value()
+            #expect(try port.statistics.handOvers == 0)
+        }
+        try writer.close()
+    }
+
+    @Test("a port whose holders keep computing looks at them less and less often")
+    func looksBecomeRare() throws {
+        try withPort(limit: 2, threads: 3) { port, threads in
+            let waiting = threads.map { $0.waits(on: port) }
+            for key: UInt in 1...2 { try port.post(key: key) }
+            #expect(try waiting[2].value()?.key == 1)
+            #expect(try waiting[1].value()?.key == 2)
+            let stops = Protected(false)
+            let computing = threads[1...2].map { thread in
+                thread.start { while !stops.withLock({ $0 }) {} }
+            }
+            defer { stops.withLock { $0 = true } }
+            #expect(
+                try becomesTrue {
+                    try port.post(key: 3)
+                    port.core.lock.lock()
+                    defer { port.core.lock.unlock() }
+                    return port.core.lookPause > 1_000_000
+                })
+            #expect(!waiting[0].isDone)
+            stops.withLock { $0 = true }
+            for thread in computing { try thread.value() }
+        }
+    }
+
     @Test("a port that does not look for blocked threads waits for them")
     func seesBlockingIsAnOption() throws {
         let (block, release) = Blocker.lock.make()

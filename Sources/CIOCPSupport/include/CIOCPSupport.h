@@ -45,8 +45,9 @@ void iocp_set_child_handler(void (*handler)(void));
 /// Where a thread of the library passes: `address` is that of the lock's word.
 enum iocp_point {
     IOCP_BEFORE_LOCK = 0,
-    IOCP_BEFORE_UNLOCK = 1,
-    IOCP_AFTER_UNLOCK = 2,
+    IOCP_LOCKED = 1,
+    IOCP_BEFORE_UNLOCK = 2,
+    IOCP_AFTER_UNLOCK = 3,
 };
 
 /// What stands in for the system, in a process of the tests' own: functions as those of the same names below. All of

@@ -49,14 +49,18 @@ public enum HandleKind: UInt8, Sendable {
     /// The pending accept that is to put its connection into this object's descriptor, and its listener.
     private var awaited: Awaited?
 
-    struct Awaited {
-        let operation: Operation
+    @safe struct Awaited {
+        let record: OperationRecord.Pointer
+        /// Nil for a record in memory of a face's own.
+        let operation: Operation?
         let number: UInt32
         let listener: FileObject
     }
     private(set) var modes: NotificationModes = []
     private(set) var port: PortCore?
     private(set) var key: UInt = 0
+    /// What a face owes for operations on this object; set with the port.
+    private(set) var ledger: Ledger?
     private var pending: OperationRecord.Pointer?
     private var incoming = Lane()
     private var outgoing = Lane()
@@ -91,17 +95,17 @@ public enum HandleKind: UInt8, Sendable {
     // MARK: Association
 
     /// Binds the file object to a port, once for its life (a4).
-    func associate(_ port: PortCore, key: UInt) throws(PortError) {
+    func associate(_ port: PortCore, key: UInt, ledger: Ledger? = nil) throws(PortError) {
         try port.addFile()
         do throws(PortError) {
-            try bind(port, key)
+            try bind(port, key, ledger)
         } catch {
             port.removeFile()
             throw error
         }
     }
 
-    private func bind(_ port: PortCore, _ key: UInt) throws(PortError) {
+    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?) throws(PortError) {
         try refuseIfInherited()
         lock.lock()
         guard !closed else {
@@ -119,6 +123,15 @@ public enum HandleKind: UInt8, Sendable {
         }
         self.port = port
         self.key = key
+        self.ledger = ledger
+        if let ledger {
+            // Those that are under way will have packets, too (a9).
+            var next = unsafe pending
+            while let record = unsafe next {
+                if unsafe record.pointee.isOwedPacket { ledger.owe() }
+                unsafe next = record.pointee.next
+            }
+        }
         let setsEvent = !modes.contains(.skipSetEventOnHandle)
         lock.unlock()
         if setsEvent { setSignal() }  // a8
@@ -349,9 +362,22 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     /// An operation as it was pending: started again, it is another's to cancel.
-    struct PendingStart {
-        let operation: Operation
+    @safe struct PendingStart {
+        let record: OperationRecord.Pointer
         let number: UInt32
+        /// Keeps the record where it is.
+        let keeper: AnyObject
+
+        /// Made under the lock of a file object in which the operation is pending or awaited.
+        init(_ record: OperationRecord.Pointer, of file: FileObject, number: UInt32? = nil) {
+            unsafe self.record = unsafe record
+            unsafe self.number = number ?? record.pointee.startNumber.load(ordering: .relaxed)
+            if let owner = unsafe record.pointee.owner {
+                keeper = unsafe owner.takeUnretainedValue()
+            } else {
+                keeper = unsafe RecordHold(record, of: file)
+            }
+        }
     }
 
     /// The pending operations that `wanted` accepts, oldest first, each kept alive by the result.
@@ -361,12 +387,7 @@ public enum HandleKind: UInt8, Sendable {
         var found: [PendingStart] = []
         var next = unsafe pending
         while let record = unsafe next {
-            if unsafe wanted(record), let owner = unsafe record.pointee.owner {
-                unsafe found.append(
-                    PendingStart(
-                        operation: owner.takeUnretainedValue(),
-                        number: record.pointee.startNumber.load(ordering: .relaxed)))
-            }
+            if unsafe wanted(record) { unsafe found.append(PendingStart(record, of: self)) }
             unsafe next = record.pointee.next
         }
         // In the order of their starts, so that their packets come in it too.
@@ -522,27 +543,45 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     /// Says that an accept will put its connection here, so that closing this handle can end it (e30).
-    func await(_ operation: Operation, from listener: FileObject) throws(PortError) {
+    ///
+    /// - Parameter record: claimed; it holds this object as its target from now on.
+    func await(
+        _ record: OperationRecord.Pointer, _ operation: Operation?, from listener: FileObject
+    ) throws(PortError) {
         try refuseIfInherited()
         lock.lock()
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
         guard awaited == nil else { throw .invalid("another accept waits for this socket already") }
-        // The number of the start that follows: the operation is claimed.
-        let number = unsafe operation.record.pointee.startNumber.load(ordering: .relaxed) &+ 1
-        awaited = Awaited(operation: operation, number: number, listener: listener)
+        // The number of the start that follows: the record is claimed.
+        let number = unsafe record.pointee.startNumber.load(ordering: .relaxed) &+ 1
+        awaited = unsafe Awaited(record: record, operation: operation, number: number, listener: listener)
+        unsafe record.pointee.target = Unmanaged.passRetained(self)
     }
 
-    /// The accept that waits to put its connection here, if any, or if it is that one; it waits no longer.
-    @discardableResult
-    func endAwaiting(_ wanted: Operation? = nil) -> Awaited? {
+    /// The accept does not wait for this socket any more, if it was that one.
+    func endAwaiting(_ record: OperationRecord.Pointer) {
         lock.lock()
         defer { lock.unlock() }
-        guard !birth.isInherited, let waiting = awaited, wanted == nil || waiting.operation === wanted else {
-            return nil
-        }
+        if let waiting = awaited, unsafe waiting.record == record { awaited = nil }
+    }
+
+    /// The accept that was to be started was not.
+    func abandonAwaiting(_ record: OperationRecord.Pointer) {
+        unsafe endAwaiting(record)
+        unsafe record.pointee.target?.release()
+        unsafe record.pointee.target = nil
+    }
+
+    /// The accept that waits to put its connection here, if any, and its listener; it waits no longer.
+    func takeAwaiting() -> (start: PendingStart, listener: FileObject)? {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !birth.isInherited, let waiting = awaited else { return nil }
         awaited = nil
-        return waiting
+        return unsafe (
+            PendingStart(waiting.record, of: waiting.listener, number: waiting.number), waiting.listener
+        )
     }
 
     // MARK: The object's own event

@@ -103,9 +103,7 @@ public class IOHandle: @unchecked Sendable {
         if hasPending {
             for start in unsafe file.pendingOperations(where: { _ in true }) { Engine.interrupt(start) }
         }
-        if let accept = file.endAwaiting() {
-            _ = Engine.cancel(FileObject.PendingStart(operation: accept.operation, number: accept.number))
-        }
+        if let accept = file.takeAwaiting() { _ = Engine.cancel(accept.start) }
         // A request in flight holds its own reference to the open file; nothing uses the number any more.
         file.closeDescriptor()
         IOThread.current.buryDead()

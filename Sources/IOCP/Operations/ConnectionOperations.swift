@@ -20,17 +20,16 @@ extension Socket {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
             let range = firstData.isEmpty ? nil : try ByteRange(firstData, of: operation)
-            let details = unsafe operation.details
-            unsafe details.pointee.second = range?.memory
-            unsafe details.pointee.secondLength = range?.count ?? 0
-            unsafe details.pointee.acceptedDescriptor = -1
             operation.acceptsMessages = file.kind == .message
             operation.companion = socket
-            if let socket { try socket.opened().await(operation, from: file) }
+            let request = unsafe Engine.Request(kind: .accept, memory: range?.memory, length: range?.count ?? 0)
+            guard let socket else { return try Engine.start(operation, on: file, request, start) }
+            let target = try socket.opened()
+            unsafe try target.await(operation.record, operation, from: file)
             do throws(PortError) {
-                return unsafe try Engine.start(operation, on: file, Engine.Request(kind: .accept), start)
+                return try Engine.start(operation, on: file, request, start)
             } catch {
-                socket?.file.endAwaiting(operation)
+                unsafe target.abandonAwaiting(operation.record)
                 throw error
             }
         }

@@ -143,20 +143,12 @@ internal import Synchronization
     /// Takes the idle record, so that its fields may be filled.
     @inline(__always)
     final func claim() throws(PortError) {
-        while unsafe !record.pointee.phase.compareExchange(
-            expected: OperationRecord.Phase.idle, desired: OperationRecord.Phase.preparing,
-            ordering: .sequentiallyConsistent
-        ).exchanged {
-            // A completer writes the status a few instructions before it declares the record idle.
-            if unsafe IOThread.isOfParent(record.pointee.thread) { throw .operationOfParent }
-            guard unsafe record.pointee.isCompleting else { throw PortError.operationInFlight }
-            iocp_yield()
-        }
+        unsafe try record.pointee.claim()
     }
 
     @inline(__always)
     final func unclaim() {
-        unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
+        unsafe record.pointee.unclaim()
     }
 
     /// Fills and starts the idle operation; it is idle again if that fails.

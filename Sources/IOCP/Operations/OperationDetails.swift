@@ -2,7 +2,7 @@ internal import CIOCPSupport
 internal import Glibc
 internal import SystemPackage
 
-/// What only some operations need: messages, addresses, second parts. Made on first use, kept for the operation's life.
+/// What only some operations need: messages, addresses, vectors. Made on first use, kept for the operation's life.
 @safe struct OperationDetails {
     var message = unsafe msghdr()
     var address = sockaddr_storage()
@@ -11,11 +11,6 @@ internal import SystemPackage
     var vector: UnsafeMutablePointer<iovec>?
     var vectorCapacity = 0
     var vectorCount = 0
-    /// First data of an accept or a connect: where, and how much.
-    var second: UnsafeMutableRawPointer?
-    var secondLength = 0
-    /// The connection that an accept with first data holds between its steps, else -1.
-    var acceptedDescriptor: Int32 = -1
     /// The buffer group of a continuous receive.
     var group: Unmanaged<BufferGroup>?
     var transmission = Transmission()

@@ -17,9 +17,10 @@ internal import Synchronization
 
     /// The file object, while in flight. Not retained: it outlives its pending operations.
     var file: Unmanaged<FileObject>?
-    /// The `Operation` that owns this record, retained while in flight; nil for a record in memory of a face's own.
+    /// The `Operation` that owns this record, retained while in flight; nil for a record in memory of a face's own,
+    /// which must hold nothing between two starts that would have to be freed.
     let owner: Unmanaged<Operation>?
-    /// What packets carry instead of an owner.
+    /// What packets carry instead of an owner: the address of the face's OVERLAPPED.
     var token: UInt = 0
     /// Neighbours in the file object's list of pending operations, under its lock.
     var next: Pointer?
@@ -34,9 +35,12 @@ internal import Synchronization
     /// Bytes moved so far by an operation of several steps.
     var progress = 0
 
+    /// Kept alive by the owner; without one, retained from the start to the end.
     var event: Unmanaged<CompletionEvent>?
-    /// The message, address and second part of the operations that have one.
+    /// The message, address and second part of the operations that have one. Never of a record without an owner.
     var details: UnsafeMutablePointer<OperationDetails>?
+    /// The socket that an accept puts its connection into; retained from the start to the end.
+    var target: Unmanaged<FileObject>?
 
     /// Serial number of the thread that started it (e20).
     var thread: UInt32 = 0
@@ -53,7 +57,8 @@ internal import Synchronization
     var flags: Flags = []
     /// How an eagerly started operation ended, for the starter to find.
     var inlineStatus: UInt32 = 0
-    /// The descriptor of a connection that it accepted, and what its packet owns.
+    /// The descriptor of a connection that it accepted, and what its packet owns. Before the end, the connection that an
+    /// accept holds between its steps.
     var inlineAuxiliary: Int32 = 0
     var inlineFlags: PacketEntry.Flags = []
     /// Set by whoever cancels, read when the kernel says ECANCELED.
@@ -63,6 +68,9 @@ internal import Synchronization
     let startNumber = Atomic<UInt32>(0)
     /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
     let isQueued = Atomic<Bool>(false)
+    /// Threads that look at a record without an owner from outside, and `endedBit`. See `RecordHold`.
+    let holders = Atomic<UInt32>(0)
+    static let endedBit: UInt32 = 0x8000_0000
 
     struct Flags: OptionSet {
         let rawValue: UInt8
@@ -120,6 +128,29 @@ internal import Synchronization
     }
 
     var isPending: Bool { state.load(ordering: .acquiring) & ~Self.waiterBit == Self.pending }
+
+    /// Whether whoever owns the memory is to be told of its end by a packet.
+    var isOwedPacket: Bool { unsafe owner == nil && !flags.contains(.suppressPacket) }
+
+    // MARK: Ownership between starts
+
+    /// Takes the idle record, so that its fields may be filled.
+    @inline(__always)
+    func claim() throws(PortError) {
+        while !phase.compareExchange(
+            expected: Phase.idle, desired: Phase.preparing, ordering: .sequentiallyConsistent
+        ).exchanged {
+            // A completer writes the status a few instructions before it declares the record idle.
+            if IOThread.isOfParent(thread) { throw .operationOfParent }
+            guard isCompleting else { throw PortError.operationInFlight }
+            iocp_yield()
+        }
+    }
+
+    @inline(__always)
+    func unclaim() {
+        phase.store(Phase.idle, ordering: .sequentiallyConsistent)
+    }
 }
 
 /// What the kernel is asked for, and how its answer is read.

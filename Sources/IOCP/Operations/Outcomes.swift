@@ -221,30 +221,31 @@ enum Outcomes {
     }
 
     private static func accepted(_ record: OperationRecord.Pointer, _ result: Int) -> Step {
-        guard let details = unsafe record.pointee.details, unsafe details.pointee.secondLength > 0 else {
-            return unsafe handOver(record, Int32(result), 0)
-        }
+        if unsafe record.pointee.length == 0 { return unsafe handOver(record, Int32(result), 0) }
         if unsafe record.pointee.step == 0 {
-            unsafe details.pointee.acceptedDescriptor = Int32(result)
+            unsafe record.pointee.inlineAuxiliary = Int32(result)
+            unsafe record.pointee.step = 1
             if let stop = unsafe interruption(record) {
                 unsafe dropAccepted(record)
                 return .finished(stop, 0)
             }
-            unsafe record.pointee.step = 1
             return .again
         }
-        let descriptor = unsafe details.pointee.acceptedDescriptor
-        unsafe details.pointee.acceptedDescriptor = -1
+        let descriptor = unsafe record.pointee.inlineAuxiliary
+        unsafe record.pointee.step = 2
         // The peer may have closed without a word: an accepted connection all the same (g34).
         return unsafe handOver(record, descriptor, result)
     }
 
     /// The connection goes into the socket that was given for it, or with the packet.
     private static func handOver(_ record: OperationRecord.Pointer, _ descriptor: Int32, _ bytes: Int) -> Step {
-        guard let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket else {
+        guard let target = unsafe record.pointee.target?.takeRetainedValue() else {
             return .finished(.success, UInt(bytes), auxiliary: descriptor, .acceptedDescriptor)
         }
-        let code = target.file.adoptConnection(descriptor)
+        unsafe record.pointee.target = nil
+        let code = target.adoptConnection(descriptor)
+        // Perhaps the last reference, which must not go under a lock.
+        IOThread.current.graveyard.append(target)
         if code != 0 { return .finished(code == ECANCELED ? .cancelled : CompletionStatus(errnoCode: code), 0) }
         return .finished(.success, UInt(bytes), auxiliary: -1, .acceptedDescriptor)
     }
@@ -407,14 +408,14 @@ enum Outcomes {
 
     private static func dropAccepted(_ record: OperationRecord.Pointer) {
         guard unsafe record.pointee.kind == .accept else { return }
-        if let target = unsafe record.pointee.owner?.takeUnretainedValue().companion as? Socket {
-            unsafe target.file.endAwaiting(record.pointee.owner!.takeUnretainedValue())
+        if let target = unsafe record.pointee.target?.takeRetainedValue() {
+            unsafe record.pointee.target = nil
+            unsafe target.endAwaiting(record)
+            IOThread.current.graveyard.append(target)
         }
-        guard let details = unsafe record.pointee.details, unsafe details.pointee.acceptedDescriptor >= 0 else {
-            return
-        }
-        closeDescriptor(unsafe details.pointee.acceptedDescriptor)
-        unsafe details.pointee.acceptedDescriptor = -1
+        guard unsafe record.pointee.step == 1 else { return }
+        closeDescriptor(unsafe record.pointee.inlineAuxiliary)
+        unsafe record.pointee.step = 2
     }
 
     static func closeDescriptor(_ descriptor: Int32) {

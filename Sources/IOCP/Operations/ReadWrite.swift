@@ -109,29 +109,41 @@ extension IOHandle {
         _ operation: Operation, _ offset: FileOffset, _ range: ByteRange, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let file = try opened()
-        unsafe try check(range.memory, range.count)
-        if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
-            return try Engine.start(operation, on: file, Socket.receiveRequest(file, range, 0), start)
-        }
-        // An empty read of a pipe waits for something to read, and takes nothing (g18).
-        let request = unsafe try Engine.Request(
-            kind: range.count == 0 && file.kind == .pipe ? .zeroByteRead : .read, memory: range.memory,
-            length: range.count, offset: position(offset, file, range.count))
-        return try Engine.start(operation, on: file, request, start)
+        return try Engine.start(operation, on: file, Self.readRequest(file, offset, range), start)
     }
 
     private func write(
         _ operation: Operation, _ offset: FileOffset, _ range: ByteRange, _ start: Start
     ) throws(PortError) -> StartOutcome {
         let file = try opened()
+        return try Engine.start(operation, on: file, Self.writeRequest(file, offset, range), start)
+    }
+
+    // MARK: Requests
+
+    static func readRequest(
+        _ file: FileObject, _ offset: FileOffset, _ range: ByteRange
+    ) throws(PortError) -> Engine.Request {
         unsafe try check(range.memory, range.count)
         if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
-            return try Engine.start(operation, on: file, Socket.sendRequest(file, range, 0), start)
+            return try Socket.receiveRequest(file, range, 0)
         }
-        let request = unsafe try Engine.Request(
+        // An empty read of a pipe waits for something to read, and takes nothing (g18).
+        return unsafe try Engine.Request(
+            kind: range.count == 0 && file.kind == .pipe ? .zeroByteRead : .read, memory: range.memory,
+            length: range.count, offset: position(offset, file, range.count))
+    }
+
+    static func writeRequest(
+        _ file: FileObject, _ offset: FileOffset, _ range: ByteRange
+    ) throws(PortError) -> Engine.Request {
+        unsafe try check(range.memory, range.count)
+        if file.kind == .stream || file.kind == .message || file.kind == .mailSlot {
+            return try Socket.sendRequest(file, range, 0)
+        }
+        return unsafe try Engine.Request(
             kind: .write, memory: range.memory, length: range.count, offset: position(offset, file, range.count),
             callFlags: offset == .append ? Int32(IOCP_RWF_APPEND) : 0)
-        return try Engine.start(operation, on: file, request, start)
     }
 
     private func vectored(
@@ -146,19 +158,19 @@ extension IOHandle {
                     start)
             }
             let request = unsafe try Engine.Request(
-                kind: kind, length: length, offset: position(offset, file, length),
+                kind: kind, length: length, offset: Self.position(offset, file, length),
                 callFlags: offset == .append ? Int32(IOCP_RWF_APPEND) : 0)
             return try Engine.start(operation, on: file, request, start)
         }
     }
 
-    private func check(_ memory: UnsafeMutableRawPointer?, _ count: Int) throws(PortError) {
+    private static func check(_ memory: UnsafeMutableRawPointer?, _ count: Int) throws(PortError) {
         if unsafe memory == nil && count > 0 {
             throw PortError(.accessViolation, "no memory was given for \(count) bytes")
         }
     }
 
-    private func position(_ offset: FileOffset, _ file: FileObject, _ length: Int) throws(PortError) -> UInt64 {
+    private static func position(_ offset: FileOffset, _ file: FileObject, _ length: Int) throws(PortError) -> UInt64 {
         switch offset {
         case .at(let bytes):
             guard bytes >= 0 else { throw .invalid("a file offset must not be negative") }

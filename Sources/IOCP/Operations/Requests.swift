@@ -120,10 +120,8 @@ enum Requests {
             return entry
         case .accept:
             if unsafe record.pointee.step == 1 {
-                let details = unsafe record.pointee.details!
                 return unsafe .receive(
-                    details.pointee.acceptedDescriptor, into: details.pointee.second,
-                    count: UInt32(details.pointee.secondLength), flags: 0)
+                    record.pointee.inlineAuxiliary, into: record.pointee.memory, count: length(record), flags: 0)
             }
             return unsafe .accept(descriptor, address: nil, length: nil, flags: iocp_accept_cloexec)
         case .acceptContinuously:

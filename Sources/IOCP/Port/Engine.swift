@@ -67,7 +67,16 @@ enum Engine {
     static func start(
         _ operation: Operation, on file: FileObject, _ request: Request, _ start: Start
     ) throws(PortError) -> StartOutcome {
-        let record = unsafe operation.record
+        unsafe try self.start(operation.record, of: Unmanaged.passUnretained(operation), on: file, request, start)
+    }
+
+    /// Starts a claimed record, of an operation or of nobody. On a throw nothing was queued and it is still claimed; else
+    /// a record of nobody may be gone when this returns.
+    @inline(__always)
+    static func start(
+        _ record: OperationRecord.Pointer, of owner: Unmanaged<Operation>?, on file: FileObject, _ request: Request,
+        _ start: Start
+    ) throws(PortError) -> StartOutcome {
         let me = unsafe IOThread.currentReference
         unsafe record.pointee.kind = request.kind
         unsafe record.pointee.memory = request.memory
@@ -94,6 +103,7 @@ enum Engine {
         let core: Unmanaged<PortCore>
         do throws(PortError) {
             if let port = unsafe try file.begin(record) {
+                if unsafe owner == nil { unsafe try enterInLedger(record, file, me.takeUnretainedValue()) }
                 unsafe core = port
             } else {
                 unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
@@ -106,7 +116,7 @@ enum Engine {
         file.resetSignal()
         unsafe record.pointee.phase.store(OperationRecord.Phase.inFlight, ordering: .releasing)
         // Given back with the packet, or when the packet is suppressed or discarded.
-        _ = unsafe Unmanaged.passRetained(operation)
+        if let owner = unsafe owner { _ = unsafe owner.retain() }
         // Behind others of its direction: whoever completes the one before it queues it.
         if unsafe record.pointee.lane != .none, unsafe !file.enterLane(record) { return .pending }
         // What Windows never reports at once is in flight from the beginning.
@@ -132,8 +142,23 @@ enum Engine {
             return .pending
         }
         return unsafe try enter(
-            operation, slot.takeUnretainedValue(), core.takeUnretainedValue(), file,
+            record, slot.takeUnretainedValue(), core.takeUnretainedValue(), file,
             mayEndInline: mayEndInline, me.takeUnretainedValue())
+    }
+
+    /// An operation of a face, which owes a packet for it from now on, was entered into its file's list.
+    private static func enterInLedger(
+        _ record: OperationRecord.Pointer, _ file: FileObject, _ me: IOThread
+    ) throws(PortError) {
+        guard let ledger = file.ledger else { return }
+        // The list first, then this look: whoever closes the ledger and then the pending operations misses none.
+        guard ledger.isClosed else {
+            if unsafe record.pointee.isOwedPacket { ledger.owe() }
+            return
+        }
+        let end = unsafe file.end(record, status: CompletionStatus.invalidHandle.rawValue, signals: false)
+        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
+        throw PortError(.invalidHandle, "the port that the handle is bound to is closed: no packet could be delivered")
     }
 
     /// The rings for an operation that was entered into the list of a file without a port.
@@ -164,9 +189,9 @@ enum Engine {
     /// The part of a start that enters the kernel at once.
     @inline(never)
     private static func enter(
-        _ operation: Operation, _ slot: Slot, _ core: PortCore, _ file: FileObject, mayEndInline: Bool, _ me: IOThread
+        _ record: OperationRecord.Pointer, _ slot: Slot, _ core: PortCore, _ file: FileObject, mayEndInline: Bool,
+        _ me: IOThread
     ) throws(PortError) -> StartOutcome {
-        let record = unsafe operation.record
         slot.submit(waitsForOthers: mayEndInline)
         defer {
             core.settle(slot)
@@ -185,18 +210,18 @@ enum Engine {
                 ordering: .sequentiallyConsistent
             ).original == OperationRecord.Phase.completedInline
         else { return .pending }
-        return try concludeInline(operation, file, slot, me)
+        return unsafe try concludeInline(record, file, slot, me)
     }
 
     /// The operation completed before its starter looked: the master rule's upper half (e1).
     private static func concludeInline(
-        _ operation: Operation, _ file: FileObject, _ slot: Slot, _ me: IOThread
+        _ record: OperationRecord.Pointer, _ file: FileObject, _ slot: Slot, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
-        let record = unsafe operation.record
         let status = unsafe CompletionStatus(rawValue: record.pointee.inlineStatus)
         let information = unsafe record.pointee.information
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
-        let event = operation.completionEvent
+        let owner = unsafe record.pointee.owner
+        let event = unsafe record.pointee.event
         let pends = unsafe status.isWarning || Outcomes.isReportedByPacket(record, status)
         let fails = status.isError && !pends
         // Nobody may see the status and not find the packet: the port is locked from one to the other.
@@ -204,17 +229,24 @@ enum Engine {
         port?.lock.lock()
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
         let entry = unsafe PacketEntry(
-            key: end.key, overlapped: UInt(bitPattern: Unmanaged.passUnretained(operation).toOpaque()),
+            key: end.key, overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? record.pointee.token,
             information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
-            flags: record.pointee.inlineFlags.union(.operation))
+            flags: owner == nil ? record.pointee.inlineFlags : record.pointee.inlineFlags.union(.operation))
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
+        var isLeft = false
         if !fails {
-            event?.set()
-            // From here on the record may be another start's.
-            operation.unclaim()
+            // From here on the record may be another start's, or gone.
+            if unsafe owner != nil {
+                unsafe event?._withUnsafeGuaranteedRef { $0.set() }
+                unsafe record.pointee.unclaim()
+            } else {
+                isLeft = unsafe RecordHold.takesOver(
+                    record, record.pointee.inlineAuxiliary, record.pointee.inlineFlags)
+                if !isLeft { unsafe tell(record, status, information) }
+            }
         }
         let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
-        let yields = unsafe !fails && !suppressed && !skips && end.port != nil
+        let yields = unsafe !fails && !isLeft && !suppressed && !skips && end.port != nil
         if yields, let port {
             port.deliverLocked(entry, me)
         } else {
@@ -231,10 +263,19 @@ enum Engine {
         }
         if fails {
             // No packet, the event stays reset, the reference of the start is given back.
-            unsafe Unmanaged.passUnretained(operation).release()
+            unsafe owner?.release()
+            if unsafe owner == nil {
+                unsafe RecordHold.awaitNone(record)
+                if unsafe !suppressed && end.port != nil { file.ledger?.settle() }
+            }
             throw PortError(status, "the operation failed at once; nothing was queued")
         }
-        if !yields { discard(entry, graveyard: me) }
+        // Whoever holds it tells of its end, by a packet: it is pending.
+        if isLeft { return .pending }
+        if !yields {
+            if unsafe owner == nil && !suppressed && end.port != nil { file.ledger?.settle() }
+            discard(entry, graveyard: me)
+        }
         // The packet tells of what pends; the call itself reports a warning, too (e5).
         return pends ? .pending : .completed(bytes: Int(truncatingIfNeeded: information))
     }
@@ -377,7 +418,6 @@ enum Engine {
         }
         // The record is declared idle last: its user may start it again then, and close the file and let go of the event.
         let owner = unsafe record.pointee.owner
-        let token = unsafe record.pointee.token
         let event = unsafe record.pointee.event
         let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
         let file = unsafe record.pointee.file!
@@ -395,16 +435,28 @@ enum Engine {
             return unsafe file.end(record, status: status.rawValue, signals: event == nil)
         }
         unsafe next = end.next
-        unsafe out.initialize(
-            to: PacketEntry(
-                key: end.key,
-                overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? token, information: information,
-                status: status.rawValue, auxiliary: auxiliary, slot: slot?.index ?? 0,
-                flags: owner == nil ? flags : flags.union(.operation)))
-        if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
-        unsafe event?._withUnsafeGuaranteedRef { $0.set() }
-        unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
+        if let owner = unsafe owner {
+            unsafe out.initialize(
+                to: PacketEntry(
+                    key: end.key, overlapped: UInt(bitPattern: owner.toOpaque()), information: information,
+                    status: status.rawValue, auxiliary: auxiliary, slot: slot?.index ?? 0,
+                    flags: flags.union(.operation)))
+            if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
+            unsafe event?._withUnsafeGuaranteedRef { $0.set() }
+            unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
+        } else {
+            // Whoever holds it goes on with it when he lets go.
+            if unsafe RecordHold.takesOver(record, auxiliary, flags) {
+                destination?.unlockAndWake()
+                return false
+            }
+            unsafe out.initialize(
+                to: PacketEntry(
+                    key: end.key, overlapped: record.pointee.token, information: information,
+                    status: status.rawValue, auxiliary: auxiliary, flags: flags))
+            unsafe tell(record, status, information)
+        }
         if unsafe suppressed || end.port == nil {
             destination?.unlockAndWake()
             unsafe discard(out.pointee, graveyard: me)
@@ -425,6 +477,43 @@ enum Engine {
         if let slot, unsafe end.port!.toOpaque() == Unmanaged.passUnretained(slot.core).toOpaque() { return true }
         unsafe end.port!.takeUnretainedValue().deliver(out.pointee, me)
         return false
+    }
+
+    /// Tells the user of an operation in memory of his own that it is over. The memory may be gone after this, but for
+    /// what the packet is about.
+    @inline(__always)
+    private static func tell(_ record: OperationRecord.Pointer, _ status: CompletionStatus, _ information: UInt) {
+        let event = unsafe record.pointee.event
+        let overlapped = unsafe record.pointee.token
+        unsafe record.pointee.event = nil
+        unsafe record.pointee.unclaim()
+        Overlapped.complete(at: overlapped, status.rawValue, information)
+        if let event = unsafe event {
+            unsafe event._withUnsafeGuaranteedRef { $0.set() }
+            unsafe event.release()
+        }
+    }
+
+    /// The last holder of an operation that ended meanwhile lets go of it: what `finish` has left to it. No lock is held.
+    static func concludeHeld(_ record: OperationRecord.Pointer, of file: FileObject) {
+        let me = IOThread.current
+        let status = unsafe record.pointee.status
+        let information = unsafe record.pointee.information
+        let suppressed = unsafe record.pointee.flags.contains(.suppressPacket)
+        let end = file.peek()
+        let entry = unsafe PacketEntry(
+            key: end.key, overlapped: record.pointee.token, information: information, status: status.rawValue,
+            auxiliary: record.pointee.inlineAuxiliary, flags: record.pointee.inlineFlags)
+        let port = unsafe suppressed ? nil : end.port?.takeUnretainedValue()
+        // Nobody may see the status and not find the packet.
+        port?.lock.lock()
+        unsafe tell(record, status, information)
+        if let port {
+            port.deliverLocked(entry, me)
+        } else {
+            discard(entry, graveyard: me)
+        }
+        me.buryDead()
     }
 
     /// Lets go of what a packet owns that nobody will dequeue. Safe under locks: user code runs later.
@@ -453,7 +542,7 @@ enum Engine {
     /// Asks for the end of an operation that was pending a moment ago; the caller keeps its file alive. Returns false if
     /// it was not pending any more, or had been asked already (e21).
     static func cancel(_ start: FileObject.PendingStart) -> Bool {
-        let record = unsafe start.operation.record
+        let record = unsafe start.record
         guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number,
             unsafe record.pointee.cancelRequested.exchange(start.number, ordering: .sequentiallyConsistent)
                 != start.number
@@ -465,7 +554,7 @@ enum Engine {
     /// reason: a cancellation or the closing of the file. The caller keeps the file alive.
     @discardableResult
     static func interrupt(_ start: FileObject.PendingStart) -> Bool {
-        let record = unsafe start.operation.record
+        let record = unsafe start.record
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
@@ -512,15 +601,15 @@ enum Engine {
         var attempts = 0
         repeat {
             // What is queued names the descriptor by its number, which a close gives back next.
-            let isWithdrawn = !handOver(slot, core, me) && withdraw(start, slot)
+            let file = handOver(slot, core, me) ? nil : withdraw(start, slot)
             guard let answer = slot.cancel(identity) else {
                 // A thread that was handing the request over when it was withdrawn may still be doing so.
-                if isWithdrawn { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.keepNumber() } }
+                file?.keepNumber()
                 break
             }
             result = answer
             // Asking had to wait for whoever was handing the request over: it is a no-op, or ended.
-            if isWithdrawn { return true }
+            if file != nil { return true }
             if result != -ENOENT { break }
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me, including: slot)
@@ -547,13 +636,15 @@ enum Engine {
         return true
     }
 
-    /// Takes the meaning of a request that is still queued. Returns whether it was.
-    private static func withdraw(_ start: FileObject.PendingStart, _ slot: Slot) -> Bool {
-        let record = unsafe start.operation.record
+    /// Takes the meaning of a request that is still queued. Returns its file if it was.
+    private static func withdraw(_ start: FileObject.PendingStart, _ slot: Slot) -> FileObject? {
+        let record = unsafe start.record
         slot.lock.lock()
         defer { slot.lock.unlock() }
-        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else { return false }
-        return unsafe slot.withdraw(record)
+        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number,
+            unsafe slot.withdraw(record)
+        else { return nil }
+        return unsafe record.pointee.file?.takeUnretainedValue()
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.

@@ -34,7 +34,8 @@ internal import Synchronization
         case calls
     }
 
-    /// Whether the thread has come back from its last dequeue. Not while it is counted but still asleep in one.
+    /// Whether the thread is out in user code: it has come back from its last dequeue, and does not sleep for a lock of
+    /// the library's.
     let isOut = Atomic<Bool>(true)
     /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
     var timeWhenBlocked: Int64 = 0
@@ -110,6 +111,11 @@ internal import Synchronization
             }
             return makeCurrent()
         }
+    }
+
+    /// The same, for code that must not make one: nil if the thread has none yet, or no more.
+    static var currentIfKnown: IOThread? {
+        unsafe iocp_tls_get().map { unsafe Unmanaged<IOThread>.fromOpaque($0).takeUnretainedValue() }
     }
 
     @inline(never)

@@ -83,13 +83,19 @@ extension PortCore {
         // If not now, the monitor looks.
         Observer.noteDeparture()
         let now = iocp_now_ns()
-        guard now >= nextLook.load(ordering: .relaxed) else { return false }
+        let next = nextLook.load(ordering: .relaxed)
+        // One looks at a time, and none soon after it, however it ends.
+        guard now >= next,
+            nextLook.compareExchange(expected: next, desired: now + Self.shortestPause, ordering: .relaxed).exchanged
+        else { return false }
+        var wereRunning = false
         for _ in 0..<min(Self.mostLookedAt, limit) {
             lock.lock()
             guard isHeldUp, let holder = nextHolder(not: me) else {
                 lock.unlock()
-                return false
+                break
             }
+            wereRunning = true
             // Under the lock: until it is found unchanged again, the thread has not run, so it is where it is now.
             let time = ThreadProbe.time(of: holder.identifier)
             lock.unlock()
@@ -111,10 +117,12 @@ extension PortCore {
             me.buryDead()
             return true
         }
-        lock.lock()
-        lookPause = min(lookPause * 2, Self.longestPause)
-        nextLook.store(now + lookPause, ordering: .relaxed)
-        lock.unlock()
+        if wereRunning {
+            lock.lock()
+            lookPause = min(max(lookPause * 2, Self.shortestPause), Self.longestPause)
+            nextLook.store(now + lookPause, ordering: .relaxed)
+            lock.unlock()
+        }
         return false
     }
 

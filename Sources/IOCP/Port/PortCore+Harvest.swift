@@ -116,7 +116,8 @@ extension PortCore {
                 }
             }
             let mayRun = waitingMirror.load(ordering: .relaxed) > 0 && runningMirror.load(ordering: .relaxed) < limit
-            guard mayRun || watchers.load(ordering: .relaxed) > 0 else { continue }
+            let isWatched = watchers.load(ordering: .relaxed) % Self.attendance > 0
+            guard mayRun || isWatched || needsAttendant else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.hasCompletions {
                 findings = .trouble
@@ -129,6 +130,7 @@ extension PortCore {
         if seemsHeldUp {
             findings = lookAtHolders(me) ? .trouble : max(findings, .something)
         }
+        if letAttendantLook() { findings = max(findings, .something) }
         me.buryDead()
         return findings
     }

@@ -47,8 +47,10 @@ internal import Synchronization
     /// and nobody has to be looked at first.
     let quickMirror = Atomic<Bool>(true)
 
-    /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word.
+    /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word. And `attendance`.
     let watchers = Atomic<Int>(0)
+    /// Added while the attendant is to be told when packets are queued and no thread waits for them.
+    static let attendance = 1 << 30
     /// They are to be woken once the lock is free.
     var wakesWatchers = false
     let watchWord = Atomic<UInt32>(0)
@@ -71,6 +73,9 @@ internal import Synchronization
     /// When those that were blocked may be looked at again, and how long after that.
     var nextRecheck: Int64 = 0
     var recheckPause: Int64 = 0
+
+    /// A face that provides the threads; set before anybody else has the port.
+    private weak var attendant: (any PortAttendant)?
 
     // For statistics, under the lock.
     var handOvers = 0
@@ -272,7 +277,7 @@ internal import Synchronization
         let watched = wakesWatchers
         wakesWatchers = false
         lock.unlock()
-        if watched { wakeEveryWatcher() }
+        if watched { tellWatchers() }
         while let chained = unsafe next {
             let thread = unsafe chained.takeRetainedValue()
             unsafe next = thread.nextToWake
@@ -292,10 +297,42 @@ internal import Synchronization
             ordering: .relaxed)
     }
 
+    /// Packets are queued: those who wait for that are woken.
+    @inline(never)
+    private func tellWatchers() {
+        if watchers.load(ordering: .sequentiallyConsistent) % Self.attendance > 0 { wakeEveryWatcher() }
+        if needsAttendant { attendant?.packetsWait() }
+    }
+
     func wakeEveryWatcher() {
         watchWord.add(1, ordering: .sequentiallyConsistent)
         futexWake(watchWord, count: .max)
     }
+
+    // MARK: The attendant
+
+    func attend(_ attendant: any PortAttendant) {
+        lock.lock()
+        self.attendant = attendant
+        lock.unlock()
+    }
+
+    /// Whether it is to be told of packets, those that still lie in a ring among them.
+    var needsAttendant: Bool {
+        watchers.load(ordering: .sequentiallyConsistent) >= Self.attendance
+            && waitingMirror.load(ordering: .relaxed) == 0
+    }
+
+    /// Whether it wants to be told. Only the attendant says so, one thread at a time.
+    func setAttendance(_ wanted: Bool) {
+        let isWanted = watchers.load(ordering: .sequentiallyConsistent) >= Self.attendance
+        if wanted != isWanted {
+            watchers.add(wanted ? Self.attendance : -Self.attendance, ordering: .sequentiallyConsistent)
+        }
+    }
+
+    /// The attendant's look. Returns whether it is to look again.
+    func letAttendantLook() -> Bool { attendant?.look() ?? false }
 
     // MARK: Submitting
 

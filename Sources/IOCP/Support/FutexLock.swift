@@ -6,24 +6,27 @@ internal import Synchronization
 /// `Synchronization.Mutex` is a priority-inheriting futex on Linux: every contended hand-over costs two system calls.
 /// The sections under this lock are tens of nanoseconds long, so a brief spin nearly always suffices.
 /// Locking and unlocking are read-modify-write operations with full ordering; the port's sleep protocols rely on it.
-struct FutexLock: ~Copyable {
+package struct FutexLock: ~Copyable {
     /// 0 free, else the number of the process that holds it (``Birth``) times two, plus 1 if somebody may sleep. One of
     /// another process is free as well: a fork has left its holder behind.
     private let word = Atomic<UInt32>(0)
+
+    package init() {}
 
     @inline(__always)
     private static var held: UInt32 { iocp_generation() << 1 }
 
     @inline(__always)
-    borrowing func lock() {
+    package borrowing func lock() {
         pass(IOCP_BEFORE_LOCK)
         if !word.compareExchange(expected: 0, desired: Self.held, ordering: .sequentiallyConsistent).exchanged {
             lockSlow()
         }
+        pass(IOCP_LOCKED)
     }
 
     @inline(__always)
-    borrowing func unlock() {
+    package borrowing func unlock() {
         pass(IOCP_BEFORE_UNLOCK)
         if word.exchange(0, ordering: .sequentiallyConsistent) & 1 != 0 {
             wakeOne()
@@ -51,9 +54,14 @@ struct FutexLock: ~Copyable {
                 return
             }
         }
-        while word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held {
+        guard word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held else { return }
+        // The library's own business: whoever looks must not take the thread for a blocked one (d7).
+        let me = IOThread.currentIfKnown
+        let wasOut = me?.isOut.exchange(false, ordering: .relaxed)
+        repeat {
             futexWait(word, while: held | 1, nanoseconds: -1)
-        }
+        } while word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held
+        if let me, let wasOut { me.isOut.store(wasOut, ordering: .relaxed) }
     }
 
     @inline(never)
