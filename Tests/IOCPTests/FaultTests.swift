@@ -46,9 +46,9 @@ enum FaultyCalls: Sendable, CaseIterable {
 
 /// Faults in the calls for one port's rings, from its making until `end`.
 final class FaultyKernel: Sendable {
-    /// Calls that the library made, and those of them that were hit.
-    let calls = Atomic<Int>(0)
-    let hits = Atomic<Int>(0)
+    /// Calls that could be hit, and those of them that were.
+    private let calls = Atomic<Int>(0)
+    private let hits = Atomic<Int>(0)
     private let isOver = Atomic<Bool>(false)
     private nonisolated(unsafe) var installed = -1
 
@@ -57,9 +57,9 @@ final class FaultyKernel: Sendable {
         installed = Seam.install { [self] call in
             switch call {
             case .enter(let ring, let submit, _, _, _):
-                guard rings.contains(ring), hit != .registrations, hit != .submissions || submit > 0 else {
-                    return .pass
-                }
+                // No kernel cuts short what it was not given.
+                let least: UInt32 = fault == .short ? 2 : hit == .submissions ? 1 : 0
+                guard rings.contains(ring), hit != .registrations, submit >= least else { return .pass }
                 return decide(fault, pattern, fault == .short ? .submit(atMost: 1) : .answer(-fault.errno))
             case .cancel(let ring, _, _, _), .message(to: let ring, _, _):
                 guard rings.contains(ring), hit == .registrations || hit == .all else { return .pass }
@@ -88,7 +88,6 @@ final class FaultyKernel: Sendable {
         Seam.remove(installed)
     }
 
-    var callCount: Int { calls.load(ordering: .sequentiallyConsistent) }
     var hitCount: Int { hits.load(ordering: .sequentiallyConsistent) }
 }
 
@@ -102,7 +101,7 @@ struct FaultCase: Sendable, CustomTestStringConvertible {
     static let all: [FaultCase] = Fault.allCases.flatMap { fault in
         FaultPattern.allCases.flatMap { pattern in
             FaultyCalls.allCases.compactMap { calls in
-                fault == .short && (calls == .registrations || calls == .all)
+                fault == .short && calls != .submissions
                     ? nil : FaultCase(fault: fault, pattern: pattern, calls: calls)
             }
         }
@@ -155,9 +154,6 @@ struct FaultTests {
                 }
                 Issue.record("no packet came for a long time")
             }
-        }
-        defer {
-            for _ in workers { try? port.post(key: Self.end) }
         }
         do {
             try body()
@@ -216,7 +212,7 @@ struct FaultTests {
         }
         try withWorkers(port, 4, packets) {
             // From a thread of the port's, deferred, and from one that is not, eager and deferred.
-            let writes = (0..<12).map { Operation([UInt8]((0..<16).map { byte in UInt8($0 * 16 + byte) })) }
+            let writes = (0..<12).map { index in Operation((0..<16).map { UInt8(index * 16 + $0) }) }
             let pending = Operation(capacity: 4)
             let aborted = (0..<2).map { _ in Operation(capacity: 4) }
             let first = (0..<4).map { _ in Operation(capacity: 5) }
@@ -289,10 +285,13 @@ struct FaultTests {
         #expect(packets.packets == packets.operations + 1)
         #expect(try scratch.read() == (0..<192).map { UInt8($0) })
         try until("nothing is in flight") { port.core.snapshot.inFlight == 0 }
-        // Nobody tries without end: the work needs a few hundred calls, and each thread pauses while it is refused.
+        // Nobody tries without end: the work needs a few hundred calls, and each thread pauses while it is refused. What
+        // looks like a signal is tried again some times before it counts.
         let milliseconds = Int((ContinuousClock.now - began) / .milliseconds(1))
-        #expect(kernel.hitCount < 500 + milliseconds * 8, "\(kernel.hitCount) refusals in \(milliseconds) ms")
-        #expect(kernel.callCount > 0)
+        let most = (500 + milliseconds * 8) * (faults.fault == .interrupted ? 16 : 1)
+        if faults.pattern == .forAWhile {
+            #expect(kernel.hitCount < most, "\(kernel.hitCount) refusals in \(milliseconds) ms")
+        }
     }
 
     // MARK: A kernel that takes nothing
@@ -326,12 +325,11 @@ struct FaultTests {
             let waits = threads.map { $0.dequeue(port) }
             try port.untilWaiting(3)
             let before = kernel.hitCount
-            let usedBefore = processorTime()
             usleep(200_000)
             let hits = kernel.hitCount - before
-            // Two threads in rings and the monitor, each every millisecond at the most.
-            #expect(hits < 1200, "\(hits) calls in 200 ms")
-            #expect(processorTime() - usedBefore < 150_000_000 || hits < 400, "\(hits) calls")
+            // Two threads in rings and the monitor, each every few milliseconds. What looks like a signal is tried again.
+            let most = fault == .interrupted ? 200 * 32 : 200 * 4
+            #expect(hits < most, "\(hits) calls in 200 ms")
             #expect(waits.allSatisfy { !$0.isDone })
             #expect(received.isPending)
 
@@ -417,15 +415,28 @@ struct FaultTests {
 
     // MARK: Closing
 
+    // In processes of their own, so that nobody else takes the numbers.
+
     @Test(
-        "a handle closed while its requests cannot be taken: none of them hits the next file of that number (e28, e29)",
-        arguments: [FaultyCalls.submissions, .all])
-    func closedBeforeTaken(_ calls: FaultyCalls) throws {
+        "a handle closed while its requests cannot be taken: none of them hits the next file of that number (e28, e29)")
+    func closedBeforeTaken() async {
+        await #expect(processExitsWith: .success) { try exitTest { try Self.closeBeforeTaken(.submissions) } }
+    }
+
+    @Test(
+        "the same while the kernel cannot even be asked to cancel: the numbers stay taken until the requests have ended"
+    )
+    func closedBeforeAsked() async {
+        await #expect(processExitsWith: .success) { try exitTest { try Self.closeBeforeTaken(.all) } }
+    }
+
+    private static func closeBeforeTaken(_ calls: FaultyCalls) throws {
         let scratch = try ScratchDirectory()
         let port = try CompletionPort(concurrencyLimit: 1)
-        // More than one kind: no-ops may not have all that these have.
+        // Of every kind: no-ops may not have all that these have.
         let group = try BufferGroup(for: port, buffersPerRing: 4, bufferSize: 64)
         let file = try File(scratch.write([1, 2, 3]), .readWrite)
+        let victim = try FileDescriptor.open(scratch.write([9, 9, 9], to: "victim"), .readWrite)
         let (left, right) = try Socket.pair()
         let (other, _other) = try Socket.pair()
         try port.associate(file, key: 1)
@@ -433,66 +444,45 @@ struct FaultTests {
         try port.associate(other, key: 3)
         let numbers = [file, left, other].map { $0.descriptor.rawValue }
         let write = Operation("written")
-        let cut = Operation()
+        let synchronize = Operation()
         let receive = Operation(capacity: 4)
         let send = Operation("sent")
         let continuous = Operation()
-        let operations = [write, cut, receive, send, continuous]
+        let expected: [(IOCP.Operation, CompletionStatus)] = [
+            (write, .cancelled), (synchronize, .cancelled), (receive, .connectionAborted), (send, .connectionAborted),
+            (continuous, .connectionAborted),
+        ]
         let kernel = FaultyKernel(port, .again, .forAWhile, calls)
-        defer { kernel.end() }
         try file.write(write, at: 0)
-        try file.truncate(cut, to: 1)
+        try file.synchronize(synchronize)
         try left.receive(receive)
         try left.send(send)
         try other.receiveContinuously(continuous, from: group)
         try file.close()
         try left.close()
         try other.close()
-
-        // The numbers are given to others, if they are free; else they stay taken until the requests have ended.
-        let victim = try scratch.write([9, 9, 9], to: "victim")
-        var taken: [Int32] = []
-        let (near, far) = try Socket.pair()
-        for number in numbers {
-            if fcntl(number, F_GETFD) < 0 {
-                let descriptor = try FileDescriptor.open(victim, .readWrite)
-                let copy = fcntl(descriptor.rawValue, F_DUPFD_CLOEXEC, number)
-                try #require(copy == number)
-                try descriptor.close()
-                taken.append(copy)
-            }
-        }
-        // Asked at once, as cancels can be, everybody has forgotten the numbers.
-        if calls == .submissions { #expect(taken.count == numbers.count) }
-        #expect(operations.allSatisfy { $0.isPending })
+        // Numbers that are free are another file's at once.
+        let free = numbers.filter { fcntl($0, F_GETFD) < 0 }
+        #expect(free.count == (calls == .submissions ? numbers.count : 0))
+        for number in free { #expect(dup2(victim.rawValue, number) == number) }
+        #expect(expected.allSatisfy { $0.0.isPending })
         kernel.end()
 
         var statuses: [ObjectIdentifier: [CompletionStatus]] = [:]
-        for _ in operations {
+        for _ in expected {
             let packet = try port.next()
             statuses[ObjectIdentifier(packet.operation!), default: []].append(packet.status)
         }
         #expect(try port.drain().isEmpty)
-        for (operation, status) in [
-            (write, CompletionStatus.cancelled), (cut, .cancelled), (receive, .connectionAborted),
-            (send, .connectionAborted), (continuous, .connectionAborted),
-        ] {
-            #expect(statuses[ObjectIdentifier(operation)] == [status])
-        }
+        for (operation, status) in expected { #expect(statuses[ObjectIdentifier(operation)] == [status]) }
         #expect(try scratch.read("victim") == [9, 9, 9])
         #expect(try scratch.read() == [1, 2, 3])
-        // What was not taken was not sent either; the peers see the end.
+        // What was not taken was not sent either; the peer sees the end.
         #expect(readRaw(10, from: right) == "")
-        for descriptor in taken { close(descriptor) }
-        try until("the numbers are free") {
-            // Somebody else's threads may have taken them again.
-            numbers.allSatisfy { number in
-                var info = stat()
-                return fstat(number, &info) < 0 || info.st_ino != 0
-            }
-        }
-        try until("nothing is in flight") { port.core.snapshot.inFlight == 0 }
-        _ = (near, far, _other)
+        for number in free { close(number) }
+        #expect(numbers.allSatisfy { fcntl($0, F_GETFD) < 0 }, "the numbers are free in the end")
+        #expect(port.core.snapshot.inFlight == 0)
+        _ = _other
     }
 
     @Test("a handle closed while the kernel refuses the cancel: what it has ends all the same (e29)")
@@ -512,7 +502,8 @@ struct FaultTests {
         }
     }
 
-    @Test("a port closed while nothing is taken: its handles' operations end without packets, and the rings go (f1, f4)")
+    @Test(
+        "a port closed while nothing is taken: its handles' operations end without packets, and the rings go (f1, f4)")
     func portClosed() throws {
         let before = openDescriptors()
         let gone = Tally()
@@ -558,7 +549,6 @@ struct FaultTests {
         let (left, right) = try Socket.pair()
         let receive = Operation(capacity: 4)
         let rings = Set(homeless.slots.map(\.fileDescriptor))
-        let me = Int(bitPattern: UInt(pthread_self()))
         let isOver = Atomic<Bool>(false)
         let hits = Atomic<Int>(0)
         let installed = Seam.install { call in
@@ -575,7 +565,7 @@ struct FaultTests {
         Seam.remove(installed)
         writeRaw("data", to: right)
         #expect(try receive.waitForCompletion(timeout: patience) == .success)
-        #expect(hits.load(ordering: .relaxed) > 0 && me != 0)
+        #expect(hits.load(ordering: .relaxed) > 0)
     }
 
     // MARK: Registrations
@@ -609,12 +599,5 @@ struct FaultTests {
         #expect(interruptions.load(ordering: .relaxed) > 3)
         _ = group
     }
-}
-
-/// Nanoseconds of processor time that the process has used.
-private func processorTime() -> Int64 {
-    var time = timespec()
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time)
-    return Int64(time.tv_sec) * 1_000_000_000 + Int64(time.tv_nsec)
 }
 #endif

@@ -223,13 +223,22 @@ public enum HandleKind: UInt8, Sendable {
         }
         unsafe next?.pointee.previous = previous
         let drained = unsafe keepsItself && pending == nil
-        if drained { keepsItself = false }
+        if drained { noteDrained() }
         let successor = unsafe record.pointee.lane == .none ? nil : advanceLane(record)
         let before = unsafe record.pointee.state.exchange(status, ordering: .sequentiallyConsistent)
         if signals, !modes.contains(.skipSetEventOnHandle) { setSignal() }  // e10
         return unsafe Completion(
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: drained, next: successor, isAwaited: before & OperationRecord.waiterBit != 0)
+    }
+
+    /// The last pending operation of a closed object has ended.
+    @inline(never)
+    private func noteDrained() {
+        keepsItself = false
+        guard keepsNumber, descriptor >= 0 else { return }
+        Glibc.close(descriptor)
+        descriptor = -1
     }
 
     // MARK: Lanes
@@ -473,7 +482,7 @@ public enum HandleKind: UInt8, Sendable {
     /// Closes the descriptor, at most once.
     func closeDescriptor() {
         lock.lock()
-        // The object keeps itself for the pending ones, and closes it when it goes.
+        // The last of the pending ones closes it.
         if unsafe keepsNumber && pending != nil {
             lock.unlock()
             return

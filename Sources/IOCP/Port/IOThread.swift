@@ -232,11 +232,14 @@ internal import Synchronization
             let left = deadline.remaining
             if left != 0 {
                 if !slot.waitForCompletion(nanoseconds: left) {
-                    // Not as good a sleep: a waker does not end it. So it is short.
+                    // Not as good a sleep: neither a waker nor a completion ends it. So it is short, and does not count
+                    // as one in the ring.
+                    slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
                     let pause = slot.nextRefusalPause()
                     futexWait(
                         parking, while: Parking.inRing + UInt32(slot.index),
                         nanoseconds: left < 0 ? pause : min(pause, left))
+                    slot.sleepers.add(1, ordering: .sequentiallyConsistent)
                 }
             } else {
                 slot.submit()

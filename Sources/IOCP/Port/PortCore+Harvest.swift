@@ -132,6 +132,7 @@ extension PortCore {
         }
         if letAttendantLook() { findings = max(findings, .something) }
         me.buryDead()
+        if isRetired.load(ordering: .relaxed) { retire() }
         return findings
     }
 }
