@@ -112,6 +112,8 @@ func exitTest(_ body: () throws -> Void) throws -> Never {
     } catch {
         let text = "exit test: \(error)\n"
         _ = text.withCString { write(2, $0, strlen($0)) }
+        // Standard error is not shown, but this is told to the process of the tests.
+        Issue.record("\(text)")
         exit(1)
     }
     exit(0)

@@ -52,6 +52,31 @@ struct ReadmeTests {
         #expect(server.endInput() == .exited(0))
     }
 
+    @Test("out of descriptors it uses no processor, and goes on with those who wait as others end")
+    func outOfDescriptors() throws {
+        let server = try RunningServer(descriptors: 48)
+        var clients: [Client] = []
+        // More than it may have open. The others are connected all the same, and wait to be accepted.
+        for index in 0..<80 {
+            clients.append(try Client(port: server.port))
+            clients[index].send(Array("hello from \(index)".utf8))
+        }
+        func expectEcho(_ index: Int) {
+            let expected = Array("hello from \(index)".utf8)
+            #expect(clients[index].receive(expected.count) == expected)
+        }
+        for index in 0..<24 { expectEcho(index) }
+        let before = server.processorTicks
+        usleep(500_000)
+        #expect(server.processorTicks - before < 10, "of ten milliseconds each")
+        for index in 24..<80 {
+            clients[index - 24].endSending()
+            #expect(clients[index - 24].receive(1) == [])
+            expectEcho(index)
+        }
+        #expect(server.endInput() == .exited(0))
+    }
+
     @Test("it ends on SIGTERM")
     func terminates() throws {
         let server = try RunningServer()
@@ -74,12 +99,15 @@ private final class RunningServer {
     private let process = Process()
     private let input = Pipe()
 
-    init() throws {
+    /// - Parameter descriptors: that it may have open.
+    init(descriptors: Int = 1024) throws {
         // The test program itself and the executable lie in the same directory, whatever it is called.
         let testProgram = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
         let directory = URL(filePath: testProgram).deletingLastPathComponent()
         let output = Pipe()
-        process.executableURL = directory.appending(path: "ReadmeExample")
+        process.executableURL = URL(filePath: "/bin/sh")
+        let program = directory.appending(path: "ReadmeExample").path
+        process.arguments = ["-c", "ulimit -n \(descriptors) && exec \"$0\"", program]
         process.standardInput = input
         process.standardOutput = output
         // A thread of a pool blocks most signals, and its children would inherit that.
@@ -98,6 +126,13 @@ private final class RunningServer {
 
     deinit {
         if process.isRunning { process.terminate() }
+    }
+
+    /// Processor time that it has used, in hundredths of a second.
+    var processorTicks: Int {
+        let stat = (try? String(contentsOfFile: "/proc/\(process.processIdentifier)/stat", encoding: .utf8)) ?? ""
+        let fields = stat.drop { $0 != ")" }.split(separator: " ")
+        return fields.count > 13 ? (Int(fields[12]) ?? 0) + (Int(fields[13]) ?? 0) : 0
     }
 
     func endInput() -> End {

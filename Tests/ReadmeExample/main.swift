@@ -11,15 +11,13 @@ final class Connection: IOCP.Operation, @unchecked Sendable {
         super.init(buffer: IOBuffer(capacity: 16_384))
     }
 
+    deinit { connectionEnds.set() }
+
     /// The last step is done: starts the next. From the start to its packet the library keeps this object alive.
     func proceed(_ packet: Packet) throws {
         guard packet.isSuccess, packet.bytes > 0 else { return try socket.close() }
         isSending.toggle()
-        if isSending {
-            try socket.send(self, count: packet.bytes)
-        } else {
-            try socket.receive(self)
-        }
+        _ = try isSending ? socket.send(self, count: packet.bytes) : socket.receive(self)
     }
 }
 
@@ -35,14 +33,17 @@ final class Connection: IOCP.Operation, @unchecked Sendable {
                 try? port.associate(socket, key: 1)
                 _ = try? socket.receive(Connection(socket))
             } else if !packet.isMore, let accept = packet.operation {
-                // Out of descriptors, as a rule. Some come back when connections end.
-                Thread.sleep(forTimeInterval: 0.01)
-                try? listener.acceptContinuously(accept)
+                // Out of descriptors, as a rule: again when a connection ends. This thread has other packets.
+                Thread.detachNewThread {
+                    _ = try? connectionEnds.wait()
+                    try? listener.acceptContinuously(accept)
+                }
             }
         }
     }
 }
 
+let connectionEnds = CompletionEvent(resetsAutomatically: true)
 let port = try CompletionPort()  // As many threads run at a time as there are processors.
 let listener = try Socket.listening(at: .loopback(port: UInt16(CommandLine.arguments.last!) ?? 0))
 try port.associate(listener, key: 0)

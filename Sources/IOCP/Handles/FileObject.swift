@@ -62,8 +62,9 @@ public enum HandleKind: UInt8, Sendable {
     /// What a face owes for operations on this object; set with the port.
     private(set) var ledger: Ledger?
     private var pending: OperationRecord.Pointer?
-    private var incoming = Lane()
-    private var outgoing = Lane()
+    // Under `lock`: the run-time check of exclusivity would cost more than all else that is done under it.
+    @exclusivity(unchecked) private var incoming = Lane()
+    @exclusivity(unchecked) private var outgoing = Lane()
     private var keepsItself = false
     /// A request that names the descriptor may be queued where the kernel takes nothing.
     private var keepsNumber = false
@@ -161,25 +162,41 @@ public enum HandleKind: UInt8, Sendable {
 
     // MARK: Pending operations
 
-    /// Enters an operation into the list of the pending ones, or says that the handle is closed.
+    /// Enters an operation into the list of the pending ones and into its lane, and resets what its end will set (e2);
+    /// or says that the handle is closed.
     ///
-    /// Returns the port whose rings are to carry it; nil if the object is not associated yet.
+    /// Returns the port whose rings are to carry it, nil if the object is not associated yet; and whether it is its turn
+    /// at once. If not, whoever ends the operation before it pushes it, from now on at any moment.
     @inline(__always)
-    func begin(_ record: OperationRecord.Pointer) throws(PortError) -> Unmanaged<PortCore>? {
+    func begin(
+        _ record: OperationRecord.Pointer
+    ) throws(PortError) -> (port: Unmanaged<PortCore>?, isItsTurn: Bool) {
         if birth.isInherited { throw .handleOfParent }
         lock.lock()
         guard !closed else {
             lock.unlock()
             throw .handleClosed
         }
+        // Before it is in the list, under the lock: whoever closes the ledger and then the pending operations misses none.
+        if unsafe record.pointee.owner == nil, let ledger {
+            guard !ledger.isClosed else {
+                lock.unlock()
+                throw PortError(
+                    .invalidHandle, "the port that the handle is bound to is closed: no packet could be delivered")
+            }
+            if unsafe record.pointee.isOwedPacket { ledger.owe() }
+        }
+        unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }
+        signal.reset()
         let first = unsafe pending
         unsafe record.pointee.next = first
         unsafe record.pointee.previous = nil
         unsafe first?.pointee.previous = record
         unsafe pending = record
         let port = unsafe self.port.map { unsafe Unmanaged.passUnretained($0) }
+        let isItsTurn = unsafe record.pointee.lane == .none || enterLane(record)
         lock.unlock()
-        return unsafe port
+        return unsafe (port, isItsTurn)
     }
 
     @safe struct Completion {
@@ -264,13 +281,10 @@ public enum HandleKind: UInt8, Sendable {
         }
     }
 
-    /// Enters an operation into its lane. Returns whether it is its turn at once; otherwise whoever ends the one before
-    /// it pushes it, from then on at any moment.
+    /// Under the lock.
     @inline(__always)
-    func enterLane(_ record: OperationRecord.Pointer) -> Bool {
-        lock.lock()
-        defer { lock.unlock() }
-        return unsafe record.pointee.lane == .incoming
+    private func enterLane(_ record: OperationRecord.Pointer) -> Bool {
+        unsafe record.pointee.lane == .incoming
             ? Self.enter(&incoming, record) : Self.enter(&outgoing, record)
     }
 
@@ -594,9 +608,6 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     // MARK: The object's own event
-
-    @inline(__always)
-    func resetSignal() { signal.reset() }
 
     @inline(__always)
     func setSignal() { signal.set() }

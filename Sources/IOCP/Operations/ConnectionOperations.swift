@@ -12,6 +12,10 @@ extension Socket {
     ///   - socket: an unconnected socket to put the connection into, as `AcceptEx` does; nil makes one. Closing it ends
     ///     the accept (e30).
     ///
+    /// Without a free descriptor the accept ends at once, whether a connection waits or not, with
+    /// ``CompletionStatus/tooManyOpenedFiles``. The connections stay in the listener's queue. Started again before a handle
+    /// has been closed it ends so again: wait for the end of a connection, not for a while.
+    ///
     /// The corresponding Win32 function is `AcceptEx`; io_uring's operation is ACCEPT.
     @discardableResult
     public func accept(
@@ -38,7 +42,9 @@ extension Socket {
     /// Starts to accept connections until it is cancelled or fails: one operation, a packet for each connection.
     ///
     /// Packets of connections have ``Packet/isMore``; the last one does not and carries the reason. Running out of
-    /// descriptors ends the operation with ``CompletionStatus/tooManyOpenedFiles``: start it again when there are some.
+    /// descriptors ends the operation with ``CompletionStatus/tooManyOpenedFiles``; connections that were accepted before
+    /// have their packets, the others stay in the listener's queue. Start it again when a handle has been closed: before
+    /// that it ends so at once.
     ///
     /// - Throws: ``PortError``: 87 if the listener is associated with no port, or the operation's packets are suppressed.
     ///

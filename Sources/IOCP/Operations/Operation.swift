@@ -24,7 +24,11 @@ internal import Synchronization
     let record: OperationRecord.Pointer
 
     /// The memory that the operation moves data into or out of.
-    public final private(set) var buffer: IOBuffer?
+    public final var buffer: IOBuffer? {
+        @inline(__always) get { unsafe heldBuffer }
+    }
+    // Whoever claims the operation may change it; the run-time check would cost more than the start.
+    @exclusivity(unchecked) private final var heldBuffer: IOBuffer?
     /// The event that is set when the operation completes.
     public final private(set) var completionEvent: CompletionEvent?
     /// The buffers of a scattered or gathered operation, and the control data of a message.
@@ -37,7 +41,7 @@ internal import Synchronization
 
     /// - Parameter buffer: the operation's memory. Operations without data need none.
     public init(buffer: IOBuffer? = nil) {
-        self.buffer = buffer
+        unsafe heldBuffer = buffer
         unsafe record = .allocate(capacity: 1)
         unsafe record.initialize(to: OperationRecord(owner: Unmanaged.passUnretained(self)))
     }
@@ -106,7 +110,7 @@ internal import Synchronization
     /// Replaces the operation's buffer, before a start.
     public final func setBuffer(_ buffer: IOBuffer?) throws(PortError) {
         try claim()
-        self.buffer = buffer
+        unsafe heldBuffer = buffer
         unclaim()
     }
 

@@ -46,8 +46,9 @@ internal import Synchronization
     var thread: UInt32 = 0
     /// MSG_* or RWF_* flags, the mode of an allocation, the direction of a shutdown.
     var callFlags: Int32 = 0
-    /// The slot that carries it. Not retained: its port outlives the file's pending operations.
-    unowned(unsafe) var slot: Slot?
+    /// The slot that carries it; whoever ends the operation looks at it without a lock. Not retained: its port outlives
+    /// the file's pending operations.
+    let slotReference = unsafe Atomic<Unmanaged<Slot>?>(nil)
     var kind = OperationKind.none
     /// The queue of the file object that it takes its turn in.
     var lane = Lane.none
@@ -111,6 +112,9 @@ internal import Synchronization
         unsafe self.owner = unsafe owner
     }
 
+    /// Valid while the operation is in flight.
+    var slot: Slot? { unsafe slotReference.load(ordering: .relaxed)?.takeUnretainedValue() }
+
     /// The status as a user may see it.
     var status: CompletionStatus {
         let raw = state.load(ordering: .acquiring)
@@ -121,6 +125,13 @@ internal import Synchronization
     var isCompleting: Bool {
         let now = phase.load(ordering: .acquiring)
         return now != Phase.preparing && !isPending
+    }
+
+    /// Whether it has been started and has not ended, seen before its next starter fills it: asked under the slot's lock,
+    /// and before `startNumber`.
+    var isInFlight: Bool {
+        let now = phase.load(ordering: .acquiring)
+        return now == Phase.inFlight || now == Phase.issuing
     }
 
     var isCancelRequested: Bool {

@@ -307,7 +307,8 @@ enum Outcomes {
             }
             unsafe dropHeld(record)
             return .finished(.cancelled, progress)
-        case EINTR:
+        case EINTR, 512, 513, 514, 516:
+            // The latter are the kernel's own numbers for an interrupted call (ERESTARTSYS and its like); SPLICE tells them.
             if let stop = unsafe interruption(record) {
                 unsafe dropHeld(record)
                 return .finished(stop, progress)

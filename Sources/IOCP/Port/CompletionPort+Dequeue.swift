@@ -31,7 +31,8 @@ extension CompletionPort {
     ///
     /// The corresponding Win32 function is `GetQueuedCompletionStatus`.
     public func dequeue(timeout: Duration? = nil) throws(PortError) -> Packet? {
-        switch try dequeueOne(timeout, alertable: false) {
+        if allows(.modify), let entry = withCore({ $0.takeQuickly() }) { return Packet(entry) }
+        return switch try dequeueOne(timeout, alertable: false) {
         case .packet(let packet): packet
         default: nil
         }
@@ -97,6 +98,7 @@ extension CompletionPort {
         try open([]).waitUntilQueued(Deadline(after: timeout))
     }
 
+    @inline(never)
     private func dequeueOne(_ timeout: Duration?, alertable: Bool) throws(PortError) -> AlertableOutcome {
         let core = try open(.modify)
         let deadline = try Deadline(after: timeout)

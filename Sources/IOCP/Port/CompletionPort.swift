@@ -12,8 +12,10 @@ internal import Synchronization
 /// - Cost: see each call. Creating a port makes one io_uring for each processor that its limit allows.
 ///
 /// The corresponding Win32 object is what `CreateIoCompletionPort` returns.
-public final class CompletionPort: Sendable {
+@safe public final class CompletionPort: Sendable {
     let core: PortCore
+    /// The same, uncounted: this reference keeps it alive.
+    private let coreReference: Unmanaged<PortCore>
     /// What this reference may be used for.
     public let access: Access
     private let isClosed = Atomic<Bool>(false)
@@ -76,9 +78,11 @@ public final class CompletionPort: Sendable {
         let rings = min(limit, options.rings ?? max(8, processors))
         let ringOptions = RingOptions(
             submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
+        let interval = options.monitorInterval.components
         self.init(
-            try PortCore(limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking), .all
-        )
+            try PortCore(
+                limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking,
+                monitorInterval: interval.seconds * 1_000_000_000 + interval.attoseconds / 1_000_000_000), .all)
     }
 
     /// Creates a port and associates a handle with it, or does neither.
@@ -98,6 +102,7 @@ public final class CompletionPort: Sendable {
 
     private init(_ core: PortCore, _ access: Access) {
         self.core = core
+        unsafe coreReference = Unmanaged.passUnretained(core)
         self.access = access
     }
 
@@ -146,5 +151,17 @@ public final class CompletionPort: Sendable {
             throw PortError(.accessDenied, "this reference to the port lacks the right to do that")
         }
         return core
+    }
+
+    /// Whether this reference is open and has the right; if not, ``open(_:)`` says what is wrong.
+    @inline(__always)
+    func allows(_ right: Access) -> Bool {
+        !isClosed.load(ordering: .relaxed) && access.rawValue & right.rawValue == right.rawValue
+    }
+
+    /// Lends the port object of an open reference without counting it.
+    @inline(__always)
+    func withCore<Result>(_ body: (PortCore) -> Result) -> Result {
+        unsafe coreReference._withUnsafeGuaranteedRef(body)
     }
 }

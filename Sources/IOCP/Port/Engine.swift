@@ -99,26 +99,29 @@ enum Engine {
         unsafe record.pointee.lane = file.lane(of: request.kind)
 
         // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
+        // And ready in every way: behind others of its direction, whoever completes the one before it queues it.
         let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
-        let core: Unmanaged<PortCore>
-        do throws(PortError) {
-            if let port = unsafe try file.begin(record) {
-                if unsafe owner == nil { unsafe try enterInLedger(record, file, me.takeUnretainedValue()) }
-                unsafe core = port
-            } else {
-                unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
-            }
-        } catch {
-            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
-            throw error
-        }
-        unsafe record.pointee.event?._withUnsafeGuaranteedRef { $0.reset() }  // e2
-        file.resetSignal()
         unsafe record.pointee.phase.store(OperationRecord.Phase.inFlight, ordering: .releasing)
         // Given back with the packet, or when the packet is suppressed or discarded.
         if let owner = unsafe owner { _ = unsafe owner.retain() }
-        // Behind others of its direction: whoever completes the one before it queues it.
-        if unsafe record.pointee.lane != .none, unsafe !file.enterLane(record) { return .pending }
+        let core: Unmanaged<PortCore>
+        do throws(PortError) {
+            let (port, isItsTurn) = unsafe try file.begin(record)
+            if let port = unsafe port {
+                if !isItsTurn { return .pending }
+                unsafe core = port
+            } else if isItsTurn {
+                unsafe core = try startUnassociated(record, file, me.takeUnretainedValue())
+            } else {
+                unsafe me._withUnsafeGuaranteedRef { $0.noteUnassociated(file) }
+                return .pending
+            }
+        } catch {
+            unsafe record.pointee.phase.store(OperationRecord.Phase.preparing, ordering: .sequentiallyConsistent)
+            unsafe record.pointee.state.store(before, ordering: .sequentiallyConsistent)
+            unsafe owner?.release()
+            throw error
+        }
         // What Windows never reports at once is in flight from the beginning.
         let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
         if mayEndInline {
@@ -146,21 +149,6 @@ enum Engine {
             mayEndInline: mayEndInline, me.takeUnretainedValue())
     }
 
-    /// An operation of a face, which owes a packet for it from now on, was entered into its file's list.
-    private static func enterInLedger(
-        _ record: OperationRecord.Pointer, _ file: FileObject, _ me: IOThread
-    ) throws(PortError) {
-        guard let ledger = file.ledger else { return }
-        // The list first, then this look: whoever closes the ledger and then the pending operations misses none.
-        guard ledger.isClosed else {
-            if unsafe record.pointee.isOwedPacket { ledger.owe() }
-            return
-        }
-        let end = unsafe file.end(record, status: CompletionStatus.invalidHandle.rawValue, signals: false)
-        if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
-        throw PortError(.invalidHandle, "the port that the handle is bound to is closed: no packet could be delivered")
-    }
-
     /// The rings for an operation that was entered into the list of a file without a port.
     @inline(never)
     private static func startUnassociated(
@@ -173,6 +161,9 @@ enum Engine {
         } catch {
             let end = unsafe file.end(record, status: error.status.rawValue, signals: false)
             if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
+            // What has queued up behind it meanwhile has no rings either.
+            var next = unsafe end.next
+            while let waiting = unsafe next { unsafe next = finishUnqueued(waiting, me, error.status) }
             throw error
         }
     }
@@ -291,11 +282,12 @@ enum Engine {
         _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, directly: Bool = false, _ me: IOThread
     ) -> Int {
         slot.lock.lock()
-        if directly && slot.isDiverted {
+        let isMine = slot.owner.load(ordering: .relaxed) == me.serial
+        // A thread that was seen to block on its way here has lost the ring.
+        if directly && (!isMine || slot.isDiverted.load(ordering: .relaxed)) {
             slot.lock.unlock()
             return 0
         }
-        let isMine = slot.owner.load(ordering: .relaxed) == me.serial
         var produced = 0
         var consumed: UInt32 = 0
         var ready = slot.completionsReady
@@ -316,7 +308,7 @@ enum Engine {
             if unsafe complete(completion, slot, me, out + produced, &pushed) { produced += 1 }
         }
         if consumed > 0 { slot.advance(by: consumed) }
-        if produced > 0 && !isMine { slot.isDiverted = true }
+        if produced > 0 && !isMine { slot.isDiverted.store(true, ordering: .relaxed) }
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
         // The leaseholder submits what follows with its next entry; the observer does if none comes soon.
@@ -577,9 +569,12 @@ enum Engine {
         let core = unsafe slot.core
         // After this lock, every step of the operation sees the flag: what was pushed before is in the queue.
         slot.lock.lock()
-        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
+        let isInFlight = unsafe record.pointee.isInFlight
+        guard isInFlight, unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
             slot.lock.unlock()
-            return false
+            // It may have found the reason by itself just now.
+            return unsafe record.pointee.status == .cancelled
+                && record.pointee.startNumber.load(ordering: .relaxed) == start.number
         }
         let waited =
             unsafe slot.removeFromBacklog(record)
@@ -648,10 +643,12 @@ enum Engine {
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
-    private static func finishUnqueued(_ record: OperationRecord.Pointer, _ me: IOThread) -> OperationRecord.Pointer? {
+    private static func finishUnqueued(
+        _ record: OperationRecord.Pointer, _ me: IOThread, _ status: CompletionStatus = .cancelled
+    ) -> OperationRecord.Pointer? {
         var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
         var next: OperationRecord.Pointer?
-        let status = unsafe Outcomes.interruption(record) ?? .cancelled
+        let status = unsafe Outcomes.interruption(record) ?? status
         let progress = unsafe UInt(record.pointee.progress)
         unsafe Outcomes.dropHeld(record)
         _ = unsafe finish(record, status, progress, 0, [], nil, me, &entry, &next)

@@ -23,10 +23,12 @@ struct PacketEntry {
     var flags: Flags = []
 }
 
-/// The port's FIFO: a growable ring of packets. It never refuses one; it allocates only when it grows.
+/// The port's FIFO: a growable ring of packets. It never refuses one; it allocates only when it grows, and keeps what it
+/// has until somebody asks it to give that back.
 @safe struct PacketQueue: ~Copyable {
     private var storage: UnsafeMutablePointer<PacketEntry>
-    private var capacity: Int
+    /// Packets that it has room for.
+    private(set) var capacity: Int
     private var head = 0
     private(set) var count = 0
 
@@ -55,6 +57,23 @@ struct PacketEntry {
         head = (head &+ 1) & (capacity &- 1)
         count &-= 1
         return entry
+    }
+
+    /// Room that an empty queue keeps, 160 KiB: what ordinary bursts need is not allocated again and again.
+    static let keptCapacity = 4096
+
+    /// Gives back what a flood has made it allocate, if nothing is left of it.
+    @inline(__always)
+    mutating func trim() {
+        if count == 0 && capacity > Self.keptCapacity { shrink() }
+    }
+
+    @inline(never)
+    private mutating func shrink() {
+        unsafe storage.deallocate()
+        capacity = Self.keptCapacity
+        unsafe storage = .allocate(capacity: capacity)
+        head = 0
     }
 
     @inline(never)

@@ -21,10 +21,38 @@ extension PortCore {
         return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
     }
 
+    /// The thread is running for this port, packets are queued, and nothing waits in its ring, in either direction: it takes
+    /// the oldest and keeps its place.
+    @inline(__always)
+    func takeQuickly() -> PacketEntry? {
+        guard queuedMirror.load(ordering: .relaxed) > 0 else { return nil }
+        return unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
+            guard me.isTied(to: self), let slot = unsafe me.leasedReference,
+                unsafe slot._withUnsafeGuaranteedRef({ !$0.hasCompletions && $0.submitter.unsubmitted == 0 })
+            else { return nil }
+            lock.lock()
+            guard isOrdinary, !isClosed, scheduler.queued > 0, scheduler.running <= limit,
+                unsafe me.state.pointee.isCounted
+            else {
+                lock.unlock()
+                return nil
+            }
+            _ = scheduler.takeMore(atMost: 1)
+            let entry = packets.removeFirst()
+            let left = scheduler.queued
+            queuedMirror.store(left, ordering: .relaxed)
+            if left == 0 { quickMirror.store(true, ordering: .relaxed) }
+            lock.unlock()
+            unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
+            return entry
+        }
+    }
+
     /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
     @inline(__always)
     func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
-        guard me.isTied(to: self), let slot = unsafe me.leasedReference, quickMirror.load(ordering: .relaxed)
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, quickMirror.load(ordering: .relaxed),
+            !isClosed
         else { return 0 }
         return unsafe slot._withUnsafeGuaranteedRef { slot in
             guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
@@ -118,6 +146,7 @@ extension PortCore {
             Observer.noteDeparture()
             return .packets(count)
         }
+        packets.trim()
         if alertable, me.hasCalls {
             unsafe scheduler.resume(me.state)
             publish()
@@ -141,7 +170,7 @@ extension PortCore {
         if let own = unsafe me.leasedReference {
             unsafe own._withUnsafeGuaranteedRef {
                 // What others took from the ring is in the queue by now.
-                $0.isDiverted = false
+                $0.isDiverted.store(false, ordering: .relaxed)
                 if $0.hasCompletions { gather($0, me, atMost: most) }
             }
         }
@@ -258,6 +287,7 @@ extension PortCore {
             return isQueued
         }
         watchers.add(1, ordering: .sequentiallyConsistent)
+        publish()
         lock.unlock()
         var satisfied = false
         me.blocking {

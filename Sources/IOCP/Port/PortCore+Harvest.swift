@@ -41,11 +41,24 @@ extension PortCore {
         let isTaken = slot.submit()
         if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
-        // The monitor looks until the kernel takes it, and settles the ring then.
-        if !isTaken { return false }
-        if isLeftAlone { slot.leaveAlone() }
-        return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
-            && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
+        if !isTaken {
+            // The monitor looks until the kernel takes it, and settles the ring then.
+            slot.takeBack()
+            return false
+        }
+        let isNobodys = slot.owner.load(ordering: .sequentiallyConsistent) == 0
+        let isNeeded =
+            (isLeftAlone || isNobodys) && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
+        if isLeftAlone && isNeeded {
+            slot.leaveAlone()
+        } else {
+            // Its wait is over: the ticks must not take the ring for one that is waited for, even if its thread comes and
+            // goes without entering the kernel.
+            slot.takeBack()
+            // Its thread has entered the kernel since, or somebody for it: the ticks see whether it stays away.
+            if !isLeftAlone, !isNobodys, !slot.isWatched { Observer.noteDeparture() }
+        }
+        return isNeeded
     }
 
     /// Completions of a port that nobody can read: events are set, records written, packets discarded (f4, f5).

@@ -39,6 +39,8 @@ internal import Synchronization
     let isRetired = Atomic<Bool>(false)
     /// Set by the closing of the last reference, and in the child of a fork.
     var isClosed: Bool { closedMirror.load(ordering: .relaxed) }
+    /// Nobody to be looked at before a packet is queued or taken, and nobody to be told of it.
+    var isOrdinary = true
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
     let queuedMirror = Atomic<Int>(0)
@@ -192,15 +194,40 @@ internal import Synchronization
 
     // MARK: Posting
 
-    /// Queues a packet, or hands it to the newest waiter.
-    func post(_ entry: PacketEntry) throws(PortError) {
-        let isPosted = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { post(entry, $0) }
-        if !isPosted { throw closedError }
+    /// Queues a packet, or hands it to the newest waiter. Returns false if the port is closed.
+    @inline(__always)
+    func post(_ entry: PacketEntry) -> Bool {
+        unsafe IOThread.currentReference._withUnsafeGuaranteedRef { post(entry, $0) }
     }
 
     @inline(__always)
     func post(_ entry: PacketEntry, _ me: IOThread) -> Bool {
         lock.lock()
+        // Nobody waits for it, or nobody may run: it is queued.
+        guard isOrdinary, !isClosed, scheduler.waiting == 0 || !scheduler.canRunAnother, !hasUnseenCompletions(me)
+        else {
+            return postSlowly(entry, me)
+        }
+        scheduler.insertBehind()
+        packets.append(entry)
+        let isHeldUp = scheduler.waiting > 0
+        queuedMirror.store(scheduler.queued, ordering: .relaxed)
+        quickMirror.store(false, ordering: .relaxed)
+        lock.unlock()
+        if isHeldUp { lookAtHolders(me) }
+        return true
+    }
+
+    /// Whether there are completions in the ring that the thread leases.
+    @inline(__always)
+    private func hasUnseenCompletions(_ me: IOThread) -> Bool {
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference else { return false }
+        return unsafe slot._withUnsafeGuaranteedRef { $0.hasCompletions }
+    }
+
+    /// Entered with the lock held.
+    @inline(never)
+    private func postSlowly(_ entry: PacketEntry, _ me: IOThread) -> Bool {
         guard !isClosed else {
             lock.unlock()
             return false
@@ -301,9 +328,8 @@ internal import Synchronization
         queuedMirror.store(scheduler.queued, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
-        quickMirror.store(
-            scheduler.queued == 0 && scheduler.running <= limit && scheduler.seenBlocked == 0 && !isClosed,
-            ordering: .relaxed)
+        isOrdinary = scheduler.seenBlocked == 0 && watchers.load(ordering: .relaxed) == 0
+        quickMirror.store(isOrdinary && scheduler.queued == 0 && scheduler.running <= limit, ordering: .relaxed)
     }
 
     /// Packets are queued: those who wait for that are woken.

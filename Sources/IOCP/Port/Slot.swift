@@ -42,14 +42,20 @@ internal import Synchronization
     /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
     private let entriesWhenLeft = Atomic<UInt64>(.max)
 
-    // How long entries wait to be submitted, so that a busy thread does not keep them back. Its starts only use these.
-    /// When the first entry since the thread's last dequeue was pushed, and how many were.
+    // How long entries wait to be submitted, so that a busy thread does not keep them back. Only its starts and dequeues
+    // use these.
+    /// When the first entry since the thread's last dequeue was pushed, or 0 if this round is not timed.
     private let roundStart = Atomic<Int64>(0)
+    /// How many entries were pushed since.
     private let roundCount = Atomic<Int64>(0)
-    /// Entries that are pushed in 50 µs at the pace of the last rounds: with so many, a start enters the kernel.
+    private let rounds = Atomic<UInt32>(0)
+    /// Entries that are pushed in 50 µs at the pace of the rounds that were timed: with so many, a start enters the
+    /// kernel.
     private let flushCount = Atomic<Int64>(Slot.mostDeferred)
     private static let mostDeferred: Int64 = 256
     private static let longestDeferral: Int64 = 50_000
+    /// While rounds are quick, one of so many is timed: the clock costs more than a start.
+    static let timedRounds: UInt32 = 8
 
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
@@ -83,7 +89,8 @@ internal import Synchronization
     }
     /// Whether somebody else than the leaseholder has taken packets from the ring since the leaseholder last held the
     /// port's lock. Set under both locks, cleared under the port's by the leaseholder, who reads it under the slot's.
-    var isDiverted = false
+    /// Atomic for a thread that has just lost the ring.
+    let isDiverted = Atomic<Bool>(false)
     private var backlogFirst: OperationRecord.Pointer?
     /// Records and cancels in the backlog. Written under `lock`, for looks without it.
     private let backlogCount = Atomic<Int>(0)
@@ -118,7 +125,7 @@ internal import Synchronization
     /// in the backlog: nothing is refused.
     @inline(__always)
     func push(_ record: OperationRecord.Pointer) {
-        unsafe record.pointee.slot = self
+        unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
         if unsafe backlogFirst == nil, unsafe enqueue(Requests.entry(for: record)) {
         } else {
             unsafe pushSlow(record)
@@ -132,8 +139,13 @@ internal import Synchronization
     func noteDeferred() -> Bool {
         let count = roundCount.load(ordering: .relaxed) + 1
         roundCount.store(count, ordering: .relaxed)
-        if count == 1 { roundStart.store(iocp_now_ns(), ordering: .relaxed) }
         let flushCount = flushCount.load(ordering: .relaxed)
+        if count == 1 {
+            let round = rounds.load(ordering: .relaxed) &+ 1
+            rounds.store(round, ordering: .relaxed)
+            let isTimed = flushCount < Self.mostDeferred || round % Self.timedRounds == 0
+            roundStart.store(isTimed ? iocp_now_ns() : 0, ordering: .relaxed)
+        }
         return flushCount < Self.mostDeferred && count % flushCount == 0
     }
 
@@ -143,14 +155,16 @@ internal import Synchronization
     /// The leaseholder dequeues again.
     @inline(__always)
     func endRound() {
-        if roundCount.load(ordering: .relaxed) > 0 { endRoundOfEntries() }
+        let count = roundCount.load(ordering: .relaxed)
+        guard count > 0 else { return }
+        roundCount.store(0, ordering: .relaxed)
+        let start = roundStart.load(ordering: .relaxed)
+        if start > 0 { endTimedRound(count, since: start) }
     }
 
     @inline(never)
-    private func endRoundOfEntries() {
-        let count = roundCount.load(ordering: .relaxed)
-        roundCount.store(0, ordering: .relaxed)
-        let each = (iocp_now_ns() - roundStart.load(ordering: .relaxed)) / count
+    private func endTimedRound(_ count: Int64, since start: Int64) {
+        let each = (iocp_now_ns() - start) / count
         let fitting = max(1, min(Self.mostDeferred, Self.longestDeferral / max(1, each)))
         // Down at once; up by and by, since one quick round does not make a quick server.
         flushCount.store(min(fitting, flushCount.load(ordering: .relaxed) * 2), ordering: .relaxed)
@@ -335,6 +349,9 @@ internal import Synchronization
     func leaveAlone() {
         entriesWhenLeft.store(UInt64(entries.load(ordering: .relaxed)), ordering: .relaxed)
     }
+
+    /// The observer waits for it no more.
+    func takeBack() { entriesWhenLeft.store(.max, ordering: .relaxed) }
 
     @inline(__always)
     func noteEntry() {

@@ -18,14 +18,12 @@ final class Checker {
 
     // MARK: Where threads pass
 
-    @inline(__always)
     func isLocked(_ address: UnsafeRawPointer) {
-        for port in ports where port.address == address { port.isLocked() }
+        for port in ports { port.isLocked(address) }
     }
 
-    @inline(__always)
     func unlocks(_ address: UnsafeRawPointer) {
-        for port in ports where port.address == address { port.unlocks() }
+        for port in ports { port.unlocks(address) }
     }
 
     /// A thread is back from a dequeue.
@@ -35,13 +33,9 @@ final class Checker {
 
     // MARK: What the kernel does
 
-    func issued(_ request: Request) {}
-
-    func posted(_ userData: UInt64, in ring: VirtualRing) {}
-
     /// The operation whose record is at that address.
     func name(ofRecord userData: UInt64) -> String? {
-        run.operations.first { UInt64(UInt(bitPattern: $0.record)) == userData }.map { "o\($0.number)" }
+        run.operation(ofRecord: userData).map { "o\($0)" }
     }
 
     /// The clock has jumped: nobody could run. What waits must not have waited for long.
@@ -65,6 +59,17 @@ final class PortCheck {
     /// Threads that are in a dequeue and past its beginning, and packets that were in their room when they locked.
     private var entered: Set<Int> = []
     private var roomAtLock: [Int: Int] = [:]
+    /// The thread that holds the port's lock.
+    private var holder: Fiber?
+    /// The slots' locks, and how far each ring's completions were taken when its lock was.
+    private let slots: [UnsafeRawPointer]
+    private var headAtLock: [UInt32]
+    /// The ring that an operation's last completion came from.
+    private var origin: [Int: Int] = [:]
+    /// Taken from a ring by the holder of the port's lock, and not in the queue yet.
+    private var onTheWay: [Int] = []
+    /// Who took completions of the same rings past those.
+    private var passed: [Int: String] = [:]
     /// Since when a waiter and a place have both been free.
     private var freeSince: Int64?
 
@@ -74,6 +79,8 @@ final class PortCheck {
         self.run = run
         address = withUnsafePointer(to: core.lock) { UnsafeRawPointer($0) }
         reference = Reference(maximum: core.limit)
+        slots = core.slots.map { slot in withUnsafePointer(to: slot.lock) { UnsafeRawPointer($0) } }
+        headAtLock = Array(repeating: 0, count: slots.count)
     }
 
     // MARK: What is there
@@ -122,12 +129,59 @@ final class PortCheck {
 
     // MARK: Sections
 
-    func isLocked() {
+    func isLocked(_ lock: UnsafeRawPointer) {
+        if let slot = slots.firstIndex(of: lock) {
+            headAtLock[slot] = world.kernel.ring(core.slots[slot].fileDescriptor)!.completionHead
+            return
+        }
+        guard lock == address else { return }
         let fiber = world.current
+        holder = fiber
+        fiber.older = nil
         if fiber.number >= 0 { roomAtLock[fiber.number] = room(of: fiber).count }
     }
 
+    func unlocks(_ lock: UnsafeRawPointer) {
+        if let slot = slots.firstIndex(of: lock) {
+            harvested(slot)
+        } else if lock == address {
+            holder = nil
+            unlocks()
+            // What an eager starter finds complete is no packet yet, and comes like a post if it comes.
+            for operation in onTheWay where !reference.entries.contains(operation) { origin[operation] = nil }
+            onTheWay = []
+            passed = [:]
+        }
+    }
+
+    /// A slot's lock is given back: who has taken completions from its ring, and past whom? A thread that takes them for
+    /// itself, without the port's lock, must not pass those that another has taken before.
+    private func harvested(_ slot: Int) {
+        let ring = world.kernel.ring(core.slots[slot].fileDescriptor)!
+        guard ring.completionHead != headAtLock[slot] else { return }
+        let fiber = world.current
+        var found: [Int] = []
+        var number = headAtLock[slot]
+        while number != ring.completionHead {
+            if let operation = run.operation(ofRecord: ring.userData(at: number)) { found.append(operation) }
+            number &+= 1
+        }
+        if holder === fiber {
+            onTheWay += found
+        } else if case .dequeue(self.number) = fiber.call, fiber.older == nil {
+            fiber.older = reference.entries.first { $0 < 1000 && origin[$0] == slot }
+            if !found.isEmpty {
+                for operation in onTheWay where origin[operation] == slot { passed[operation] = fiber.name }
+            }
+        }
+        for operation in found { origin[operation] = slot }
+    }
+
     func returned(_ fiber: Fiber) {
+        if let older = fiber.older, fiber.capacity > 0, !isClosed, let first = room(of: fiber).first {
+            fail("d2", "\(fiber.name) took \(Self.name(first)) past \(Self.name(older)), which left the ring before it")
+        }
+        fiber.older = nil
         entered.remove(fiber.number)
         reference.results[fiber.number] = nil
         if !isClosed, reference.waiters.contains(fiber.number) {
@@ -135,7 +189,7 @@ final class PortCheck {
         }
     }
 
-    func unlocks() {
+    private func unlocks() {
         if isClosed || core.isClosed { return }
         Sabotage.strike(core, self)
         let me = world.current.number
@@ -172,6 +226,9 @@ final class PortCheck {
         let arrived = (claimed + queued).filter { packet in
             !before.entries.contains(packet) && before.results[me] != packet
         }
+        for packet in arrived {
+            if let name = passed[packet] { fail("d2", "\(name) took packets past \(Self.name(packet)) of its ring") }
+        }
         // Threads that go on after blocking elsewhere are counted at some moment: before, among or after what comes.
         let wentOn = running.filter {
             $0 != me && !before.running.contains($0) && !before.waiters.contains($0)
@@ -181,7 +238,7 @@ final class PortCheck {
             fail("d10", "\(threadName(thread)) is counted out of nothing")
         }
         var complaint: String?
-        for moment in 0...(wentOn.isEmpty && !iGoOn ? 0 : arrived.count + 1) {
+        for moment in -1...(wentOn.isEmpty && !iGoOn ? -1 : arrived.count + 1) {
             reference = before
             complaint = replay(
                 me, taken, arrived, called, running: running, waiting: waiting, isQuick: quick > 0,
@@ -225,6 +282,7 @@ final class PortCheck {
     ) -> String? {
         let isDequeuing = isDequeuing(me) && !isQuick
         let wasWaiting = reference.waiters.contains(me)
+        if moment < 0 { for thread in wentOn { reference.wake(thread) } }
         // Places that were taken from threads seen to block.
         for thread in reference.running.subtracting(running) where thread != me {
             let fiber = world.fibers.first { $0.number == thread && $0.state != .done }

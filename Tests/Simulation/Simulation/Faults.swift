@@ -25,7 +25,8 @@ struct Faults: Equatable {
     static func random(_ random: inout Random) -> Faults {
         func rate(_ most: Int) -> Int { random.chance(500) ? random.below(most) : 0 }
         var faults = Faults()
-        faults.refusals = rate(200)
+        // Now and then so many that entries find no room in the ring either.
+        faults.refusals = random.chance(100) ? 700 : rate(200)
         faults.shortSubmits = rate(300)
         faults.signals = rate(200)
         faults.lostMessages = rate(100)

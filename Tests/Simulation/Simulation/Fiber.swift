@@ -41,6 +41,8 @@ final class Fiber {
     /// Where its dequeue puts packets, zeroed before, and for how many there is room.
     var room: UnsafeMutableRawPointer?
     var capacity = 0
+    /// A packet that it may have passed when it took completions for itself.
+    var older: Int?
 
     /// Which call of the library it is in.
     enum Call: Equatable {

@@ -197,8 +197,11 @@ final class Kernel {
                 return post(VirtualCompletion(userData: entry.user_data, result: -EBADF), ring)
             }
             let request = Request(ring, entry, world.current)
+            if let other = twin(of: request) {
+                world.fail(
+                    "issued once", "\(name(entry.user_data)) is in flight in rings \(other) and \(ring.descriptor)")
+            }
             ring.requests.append(request)
-            world.checker?.issued(request)
             world.trace.note("begins \(name(entry.user_data)), operation \(entry.opcode)", by: "kernel")
             if random.chance(faults.immediateRequests) {
                 request.isDone = true
@@ -210,6 +213,19 @@ final class Kernel {
                 world.schedule(.complete(request), at: world.now + Int64(delay))
             }
         }
+    }
+
+    /// The ring in which a request of the same operation is in flight already.
+    private func twin(of request: Request) -> Int32? {
+        for ring in rings where ring.requests.contains(where: { $0.userData == request.userData }) {
+            return ring.descriptor
+        }
+        for fiber in world.fibers {
+            for work in fiber.taskWork where work.completion.userData == request.userData {
+                return work.ring.descriptor
+            }
+        }
+        return nil
     }
 
     /// A request is over, unless it was cancelled before.
@@ -260,7 +276,6 @@ final class Kernel {
         world.trace.note("\(name(completion.userData)) → \(completion.result) in ring \(ring.descriptor)", by: "kernel")
         if Sabotage.now == .lostCompletion, completion.userData >= 8, random.chance(50) { return }
         ring.post(completion)
-        world.checker?.posted(completion.userData, in: ring)
         for fiber in world.fibers where fiber.ring === ring && ring.completionsReady >= fiber.minimum {
             world.wake(fiber)
         }

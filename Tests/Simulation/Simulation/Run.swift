@@ -30,6 +30,8 @@ final class Run: @unchecked Sendable {
     private var owed: [Int]
     private var came: [Int]
     private var posted: [Bool] = []
+    /// Operations that somebody has asked to end.
+    private var cancelled: [Bool]
     private var isClosing = false
 
     init(_ scenario: Scenario) {
@@ -37,6 +39,7 @@ final class Run: @unchecked Sendable {
         threads = Array(repeating: nil, count: scenario.threads.count)
         owed = Array(repeating: 0, count: scenario.operations.count)
         came = owed
+        cancelled = Array(repeating: false, count: scenario.operations.count)
         restarts = scenario.operations.map(\.restarts)
     }
 
@@ -83,6 +86,11 @@ final class Run: @unchecked Sendable {
         world.checker = Checker(self)
     }
 
+    /// The number of the operation whose record is at that address.
+    func operation(ofRecord userData: UInt64) -> Int? {
+        operations.first { UInt64(UInt(bitPattern: $0.record)) == userData }?.number
+    }
+
     private func succeeds<Result>(_ what: String, _ body: () throws(PortError) -> Result) -> Result {
         do throws(PortError) { return try body() } catch { world.fail("error", "\(what) failed: \(error)") }
     }
@@ -121,9 +129,10 @@ final class Run: @unchecked Sendable {
             }
             world.current.call = .none
         case .cancel(let operation):
+            cancelled[operation] = true
             try? files[scenario.operations[operation].file].cancel(operations[operation])
         case .cancelAll(let file):
-            _ = try? files[file].cancelAll()
+            cancelAll(file)
         case .queueCall(let thread):
             threads[thread]?.queueCall {
                 let call = world.current.call
@@ -146,8 +155,18 @@ final class Run: @unchecked Sendable {
             _ = try? operations[operation].waitForCompletion(timeout: .nanoseconds(timeout))
             world.current.call = .none
         case .closeFile(let file):
+            noteCancelled(file)
             try? files[file].close()
         }
+    }
+
+    private func cancelAll(_ file: Int) {
+        noteCancelled(file)
+        _ = try? files[file].cancelAll()
+    }
+
+    private func noteCancelled(_ file: Int) {
+        for number in cancelled.indices where scenario.operations[number].file == file { cancelled[number] = true }
     }
 
     private func post(_ port: Int) {
@@ -202,9 +221,9 @@ final class Run: @unchecked Sendable {
             outcome = nil
             if !isClosing { world.fail("error", "a dequeue failed: \(error)") }
         }
+        world.checker?.returned(fiber, from: port)
         fiber.room = nil
         fiber.call = .none
-        world.checker?.returned(fiber, from: port)
         switch outcome {
         case .packets(let count):
             for index in 0..<count { receive((packets.baseAddress! + index).move(), from: port) }
@@ -241,6 +260,9 @@ final class Run: @unchecked Sendable {
         if scenario.files[scenario.operations[number].file].port != port {
             world.fail("packets", "operation \(number) completed on the wrong port")
         }
+        if packet.status == .cancelled, !cancelled[number] {
+            world.fail("e34", "operation \(number) was cancelled by nobody but the kernel")
+        }
         if restarts[number] > 0 {
             restarts[number] -= 1
             start(number, eager: scenario.operations[number].restartsEagerly)
@@ -262,7 +284,7 @@ final class Run: @unchecked Sendable {
     private func checkIdle() {
         // What has no end by itself. A packet may start its operation again.
         for _ in 0..<50 where files.contains(where: { $0.file.hasPending }) {
-            for file in files { _ = try? file.cancelAll() }
+            for file in files.indices { cancelAll(file) }
             world.runUntilIdle()
         }
         world.checker?.checkIdle()

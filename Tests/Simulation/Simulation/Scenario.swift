@@ -64,13 +64,13 @@ struct Scenario {
         seesBlocking = random.chance(800)
         switchRate = [20, 100, 300, 600][random.below(4)]
         faults = random.chance(300) ? Faults() : Faults.random(&random)
-        closesEarly = random.chance(100) ? Int64(random.below(3_000_000)) : nil
+        closesEarly = random.chance(150) ? Int64(random.below(3_000_000)) : nil
         let ports = portCount
         files = (0..<random.within(1...3)).map { _ in
             File(isStream: random.chance(600), port: random.below(ports))
         }
         let fileCount = files.count
-        operations = (0..<random.within(0...8)).map { _ in
+        operations = (0..<random.within(0...10)).map { _ in
             Operation(
                 file: random.below(fileCount), writes: random.chance(300),
                 restarts: random.chance(300) ? random.below(4) : 0, restartsEagerly: random.chance(200))
@@ -81,7 +81,11 @@ struct Scenario {
         let strangers = random.within(0...2)
         let threadCount = servers.count + strangers
         let operationCount = operations.count
-        func pause() -> Int64 { Int64([2_000, 60_000, 1_000_000, 12_000_000][random.below(4)]) }
+        func pause() -> Int64 {
+            // Now and then until about when the monitor, with nothing to do for 20 ticks, goes to sleep.
+            if random.chance(50) { return Int64(random.within(19...22)) * 5_000_000 + Int64(random.below(20_000)) }
+            return Int64([2_000, 60_000, 1_000_000, 12_000_000][random.below(4)])
+        }
         func step(_ home: Int?) -> Step {
             let port = home != nil && random.chance(900) ? home! : random.below(ports)
             let file = random.below(fileCount)
@@ -108,7 +112,7 @@ struct Scenario {
             }
         }
         for home in servers {
-            let steps = (0..<random.below(14)).map { _ in step(home) }
+            let steps = (0..<random.below(18)).map { _ in step(home) }
             let serves = threads.count < portCount || random.chance(700) ? home : nil
             threads.append(Thread(steps: steps, serves: serves))
         }

@@ -110,11 +110,14 @@ final class VirtualRing {
     var completionsReady: UInt32 { words[4] &- words[3] }
     var submissionHead: UInt32 { words[0] }
     var completionHead: UInt32 { words[3] }
-    /// Whether one of them is more than a wake-up.
+    /// Of a completion that lies in the queue, or did a moment ago, by its number since the beginning.
+    func userData(at number: UInt32) -> UInt64 { completions[Int(number & (completionCapacity - 1))].user_data }
+    /// Whether one of them is more than a wake-up, or more wait in the kernel's memory.
     var hasResults: Bool {
+        if hasOverflow { return true }
         var number = words[3]
         while number != words[4] {
-            if completions[Int(number & (completionCapacity - 1))].user_data >= 8 { return true }
+            if userData(at: number) >= 8 { return true }
             number &+= 1
         }
         return false

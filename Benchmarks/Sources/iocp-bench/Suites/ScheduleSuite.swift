@@ -228,7 +228,7 @@ extension Suite {
         rows: [
             Row(
                 id: "iocp", title: "limit 2, 8 threads", role: .subject,
-                targets: [.of(.overLimit, atMost: 0), .of(.handOvers, atMost: 0), .of(.monitorShare, atMost: 0.01)],
+                targets: [.of(.overLimit, atMost: 0), .of(.handOvers, atMost: 0), .of(.monitorShare)],
                 body: .server(workers: 8) {
                     try LibraryEcho.serve($0, .init(limit: 2, work: 2_000...400_000, watchesLimit: true))
                 })
