@@ -50,10 +50,10 @@ endif
 # The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and
 # Foundation leak themselves is not ours.
 test-thread: setup
-	TSAN_OPTIONS=die_after_fork=0 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
+	TSAN_OPTIONS=die_after_fork=0 IOCP_HOSTING_COMPLETIONS=50000 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
 test-address: setup
-	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
+	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp IOCP_HOSTING_COMPLETIONS=200000 $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
 
 # A random mix of everything for so many minutes, each packet counted: `make soak MINUTES=10 SANITIZE=thread SEED=7`.
 # Without a seed each run chooses one, and prints it.
@@ -80,14 +80,17 @@ lint:
 format:
 	$(SWIFT) format --in-place --recursive $(FORMATTED)
 
-# Reference and articles of both libraries. A link that does not resolve fails it, like any other warning.
+# Reference and articles of the libraries. A link that does not resolve fails it, like any other warning.
 # Parameters whose names say it all are left undocumented, so docc's validation of them is off.
 docs: setup
 	$(SWIFT) package dump-symbol-graph --minimum-access-level public --skip-synthesized-members >/dev/null
 	@rm -rf $(DOCUMENTATION)
-	@for module in IOUring IOCP; do \
+	@for module in IOUring IOCP IOCPHosting; do \
 	    mkdir -p $(DOCUMENTATION)/$$module.graph; \
-	    cp "$$($(SWIFT) build --show-bin-path)"/../symbolgraph/$$module*.symbols.json $(DOCUMENTATION)/$$module.graph/; \
+	    for graph in "$$($(SWIFT) build --show-bin-path)"/../symbolgraph/$$module.symbols.json \
+	        "$$($(SWIFT) build --show-bin-path)"/../symbolgraph/$$module@*.symbols.json; do \
+	        if [ -e "$$graph" ]; then cp "$$graph" $(DOCUMENTATION)/$$module.graph/; fi; \
+	    done; \
 	    $(DOCC) convert Sources/$$module/$$module.docc --warnings-as-errors \
 	        --disable-parameters-and-returns-validation \
 	        --fallback-display-name $$module --fallback-bundle-identifier swift-iocp.$$module \

@@ -58,6 +58,9 @@ let package = Package(
         // The server that README.md shows; ReadmeTests compares the two and runs it.
         .executableTarget(
             name: "ReadmeExample", dependencies: ["IOCP"], path: "Tests/ReadmeExample", swiftSettings: strict),
+        // A runtime in C++ that drives a host through its v-table; InterfaceTests runs it.
+        .executableTarget(
+            name: "HostingClient", dependencies: ["IOCPHosting", "CIOCPHosting"], path: "Tests/HostingClient"),
         // `make soak`: minutes of everything at once, each packet counted.
         .executableTarget(
             name: "Soak",
@@ -66,7 +69,11 @@ let package = Package(
         // Tests call the C library at will: they do not mark what is unsafe.
         .testTarget(name: "IOUringTests", dependencies: ["IOUring"], swiftSettings: modern),
         .testTarget(name: "IOCPTests", dependencies: ["IOCP", "IOUring"], swiftSettings: modern),
-        .testTarget(name: "IOCPHostingTests", dependencies: ["IOCPHosting"], swiftSettings: modern),
+        .testTarget(
+            name: "IOCPHostingTests",
+            dependencies: [
+                "IOCP", "IOCPHosting", "CIOCPHosting", .product(name: "SystemPackage", package: "swift-system"),
+            ], swiftSettings: modern),
     ]
 )
 

@@ -37,6 +37,7 @@ let package = Package(
             dependencies: [
                 "CBaselines",
                 .product(name: "IOCP", package: "swift-iocp"),
+                .product(name: "IOCPHosting", package: "swift-iocp"),
                 .product(name: "IOUring", package: "swift-iocp"),
                 .product(name: "SystemPackage", package: "swift-system"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),

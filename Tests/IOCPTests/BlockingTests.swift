@@ -1,4 +1,5 @@
 import Glibc
+import Synchronization
 import Testing
 
 @testable import IOCP
@@ -72,6 +73,27 @@ private func exitRaw() -> Never {
 
 @Suite("Threads that block on something the library does not know of (d7–d10)", .serialized)
 struct BlockingTests {
+    @Test("a thread that comes long after the holder has blocked gets what waits (d7)")
+    func lateComer() throws {
+        let (block, release) = Blocker.pipeRead.make()
+        try withPort(limit: 1, threads: 2) { port, threads in
+            defer { release() }
+            try port.post(key: 1)
+            #expect(try threads[0].dequeue(port).value()?.key == 1)
+            let blocked = threads[0].start { block() }
+            try port.post(key: 2)
+            // Nobody waits, so nobody looks, and by and by the monitor goes to sleep. Tests of others may keep it awake.
+            var wakeUps = -1
+            let end = ContinuousClock.now + .seconds(2)
+            while wakeUps != Observer.wakeUps.load(ordering: .relaxed), ContinuousClock.now < end {
+                wakeUps = Observer.wakeUps.load(ordering: .relaxed)
+                usleep(50_000)
+            }
+            #expect(try threads[1].dequeue(port).value()?.key == 2)
+            #expect(!blocked.isDone)
+        }
+    }
+
     @Test("a post finds the holder blocked and wakes the next waiter (d7, test 40)", arguments: Blocker.allCases)
     fileprivate func postFindsBlockedHolder(_ blocker: Blocker) throws {
         let (block, release) = blocker.make()

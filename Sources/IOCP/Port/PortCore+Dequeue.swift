@@ -199,7 +199,10 @@ extension PortCore {
         while true {
             publish()
             let slot = me.leasedSlot
+            // Behind threads that may have been blocked for long, with nobody to wait: the monitor has gone to sleep then.
+            let isHeldUp = scheduler.queued > 0
             unlockAndWake()
+            if isHeldUp { Observer.noteDeparture() }
             if !me.graveyard.isEmpty { me.buryDead() }
 
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true

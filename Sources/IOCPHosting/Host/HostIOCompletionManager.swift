@@ -6,7 +6,7 @@ public import IOCP
 /// throws ``HResult/clrNotAvailable``; so does every method once the runtime has failed, which is when a method has thrown
 /// ``HResult/fail`` or ``CLRIOCompletionManager/onComplete(error:bytes:overlapped:)`` has.
 ///
-/// **Ports.** All ports of a host share one ``CompletionPort`` and one pool: a port is what handles are bound to, and what
+/// **Ports.** All ports of a host share one `CompletionPort` and one pool: a port is what handles are bound to, and what
 /// is closed. The default port is made at the first bind without one.
 ///
 /// **Threads.** The pool begins with the minimum, at least one, when the first port is made. It grows by one thread when
@@ -18,7 +18,7 @@ public import IOCP
 ///
 /// **Packets** are dequeued in batches and handed over one by one, each exactly once. What a thread has not handed over yet
 /// while it blocks in `onComplete` goes to others within two looks of the monitor
-/// (``CompletionPort/Options/monitorInterval``).
+/// (`CompletionPort.Options.monitorInterval`).
 ///
 /// **The end.** When the last reference goes, or at ``shutDown()``, operations in flight are cancelled, their packets
 /// handed over, and the threads end; nobody waits for that.
@@ -44,7 +44,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
         public var allowsThreadLimits = true
         /// Packets that a thread takes at a time, at least 1.
         public var batchSize = 64
-        /// Of the ``CompletionPort`` beneath.
+        /// Of the `CompletionPort` beneath.
         public var port = CompletionPort.Options()
 
         public init() {}
@@ -73,7 +73,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
 
     // MARK: The eleven methods
 
-    /// Makes a port for ``bind(_:_:)``.
+    /// Makes a port to bind handles to.
     ///
     /// - Throws: ``HResult/outOfMemory`` if memory, descriptors, threads or HANDLEs are short; ``HResult/fail`` if
     ///   io_uring is forbidden or missing.
@@ -142,7 +142,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
     ///
     /// - Throws: ``HResult/invalidArgument`` for what is no open port, and for a handle that is bound already, to whatever
     ///   port (i5), or was not opened for overlapped I/O; ``HResult/notOwner`` for a port of another host;
-    ///   ``HResult/handle`` for what is no open handle; those of ``createIOCompletionPort()``.
+    ///   ``HResult/handle`` for what is no open handle; those of making a port.
     public func bind(_ port: HostHandle?, _ handle: HostHandle) throws(HResult) {
         try core.available { () throws(HResult) in
             guard let file = handle.ioHandle else { throw .handle }

@@ -26,7 +26,7 @@ public struct HostOverlapped: @unchecked Sendable {
 
     var operation: OverlappedOperation { unsafe OverlappedOperation(at: pointer) }
 
-    /// `Internal`: ``CompletionStatus/pending`` from the start to the end, then how it ended.
+    /// `Internal`: `CompletionStatus.pending` from the start to the end, then how it ended.
     public var status: CompletionStatus {
         unsafe CompletionStatus(rawValue: UInt32(truncatingIfNeeded: operation.status))
     }
@@ -64,13 +64,13 @@ public struct HostOverlapped: @unchecked Sendable {
 extension IOHandle {
     /// Starts to read with an OVERLAPPED, at its offset.
     ///
-    /// Ends as ``IOHandle/read(_:at:into:start:)-(_,_,Range<Int>?,_)`` does; its packet is handed to the runtime by
+    /// Ends as `IOHandle.read(_:at:into:start:)` does; its packet is handed to the runtime by
     /// the host that the handle is bound to.
     ///
     /// - Parameters:
     ///   - overlapped: made ready by the host, and not in flight.
     ///   - memory: kept alive by the caller until the end.
-    /// - Throws: ``PortError``: 87 for an OVERLAPPED that was not made ready or is in flight, 6 for a closed handle or
+    /// - Throws: `PortError`: 87 for an OVERLAPPED that was not made ready or is in flight, 6 for a closed handle or
     ///   port and for an `hEvent` that names no event; for an eager start also its immediate failure.
     /// - Cost: allocates nothing; deferred and on a thread of the host's, no system call.
     ///
@@ -96,7 +96,7 @@ extension IOHandle {
 
     /// Asks for the end of the operation that was started with an OVERLAPPED on this handle's file object.
     ///
-    /// - Throws: ``PortError`` with ``CompletionStatus/notFound`` (1168) if it is not pending here.
+    /// - Throws: `PortError` with `CompletionStatus.notFound` (1168) if it is not pending here.
     ///
     /// The corresponding Win32 function is `CancelIoEx`.
     @unsafe

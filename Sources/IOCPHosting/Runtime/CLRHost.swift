@@ -17,7 +17,7 @@ public protocol HostControl: AnyObject, Sendable {
 /// 1. ``setHostControl(_:)`` asks the host for its memory, task and thread-pool managers, then for its I/O completion
 ///    manager; asks that for its size; gives it this object. Then ``start()``.
 /// 2. ``makeOverlapped()`` allocates an OVERLAPPED with the host's bytes behind it, and has them made ready, once.
-/// 3. ``bindHandle(_:)-(HostHandle)``, then I/O with the OVERLAPPED, then its completion, on a thread of the host's.
+/// 3. `bindHandle`, then I/O with the OVERLAPPED, then its completion, on a thread of the host's.
 ///
 /// A call on the host that ends with ``HResult/fail`` is the end of this runtime: from then on it is unusable and throws
 /// ``HResult/clrNotAvailable``, from ``onComplete(error:bytes:overlapped:)`` too.

@@ -49,7 +49,7 @@ internal import Synchronization
     ///   - completion: called on a thread of the host's when it is over; not if `body` throws, if the handle skips packets
     ///     of immediate successes and it was one, or if `hEvent` says that there is to be no packet: then this object and
     ///     the memory of the operation must be kept until the event is set.
-    ///   - body: starts it, as ``IOHandle/read(_:into:start:)`` does.
+    ///   - body: starts it, as `IOHandle.read(_:into:start:)` does.
     @discardableResult
     public func start(
         on handle: IOHandle, completion: @escaping Completion,

@@ -38,6 +38,8 @@ enum Figure: String, Codable, Sendable {
     case rateRatio
     /// The same of context switches for each operation.
     case switchesRatio
+    /// The same of CPU time for each operation.
+    case cpuRatio
     /// The monitor's CPU time by that of one processor.
     case monitorShare
     /// CPU time of the window, in nanoseconds.
@@ -66,6 +68,7 @@ enum Figure: String, Codable, Sendable {
         case .worst: measurement.latency.map { Double($0.max) }
         case .rateRatio: reference.map { measurement.rate / $0.rate }
         case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
+        case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
         case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
         case .cpuTime: Double(measurement.cpuNanoseconds)
         case .contextSwitches: Double(measurement.voluntarySwitches + measurement.involuntarySwitches)
@@ -82,6 +85,7 @@ enum Figure: String, Codable, Sendable {
         case .worst: "worst"
         case .rateRatio: "rate × ref"
         case .switchesRatio: "switch/op × ref"
+        case .cpuRatio: "CPU/op × ref"
         case .monitorShare: "monitor's CPU"
         case .cpuTime: "CPU time"
         case .contextSwitches: "context switches"
@@ -94,7 +98,7 @@ enum Figure: String, Codable, Sendable {
     func text(_ value: Double) -> String {
         switch self {
         case .median, .p99, .worst, .cpuTime: Table.duration(value)
-        case .rateRatio, .switchesRatio: Table.fixed(value, 2)
+        case .rateRatio, .switchesRatio, .cpuRatio: Table.fixed(value, 2)
         case .monitorShare, .takenByOther: Table.fixed(100 * value, 2) + " %"
         case .contextSwitches, .overLimit, .handOvers: Table.fixed(value, 0)
         }
