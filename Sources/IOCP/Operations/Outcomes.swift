@@ -124,7 +124,7 @@ enum Outcomes {
             unsafe dropHeld(record)
             return unsafe .finished(stop, UInt(record.pointee.progress))
         }
-        if unsafe record.pointee.kind == .sendMessage { unsafe record.pointee.step ^= 1 }
+        if unsafe record.pointee.kind == .sendMessage { unsafe record.pointee.step = record.pointee.step ^ 1 }
         return .again
     }
 
@@ -315,7 +315,7 @@ enum Outcomes {
             if let stop = unsafe interruption(record) { return .finished(stop, 0) }
             if unsafe !isReadable(record) {
                 // It needs no buffer yet, and must not stand in the way of those that do: the kernel asks for one first.
-                unsafe record.pointee.flags.insert(.polling)
+                unsafe record.pointee.flags = record.pointee.flags.union(.polling)
                 return .again
             }
             return unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {

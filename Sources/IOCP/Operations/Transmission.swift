@@ -55,7 +55,7 @@ enum Transmission {
         case head:
             unsafe details.pointee.transmission.head! += count
             unsafe details.pointee.transmission.headLength -= count
-            unsafe record.pointee.progress += count
+            unsafe record.pointee.progress = record.pointee.progress + count
         case fill:
             if count == 0 {
                 // The end of the file, sooner than asked for perhaps: what there was has been sent.
@@ -69,11 +69,11 @@ enum Transmission {
             }
         case drain:
             unsafe details.pointee.transmission.inPipe -= count
-            unsafe record.pointee.progress += count
+            unsafe record.pointee.progress = record.pointee.progress + count
         default:
             unsafe details.pointee.transmission.tail! += count
             unsafe details.pointee.transmission.tailLength -= count
-            unsafe record.pointee.progress += count
+            unsafe record.pointee.progress = record.pointee.progress + count
         }
         if let stop = unsafe Outcomes.interruption(record) {
             unsafe abandon(record)
