@@ -33,8 +33,11 @@ final class Faults: Sendable {
             return .answer(-chance.pick([EINTR, EAGAIN, EBUSY, ENOMEM]))
         case .message:
             Ledger.add(.faults)
+            return .answer(-chance.pick([EINTR, EAGAIN, EBUSY, ENOMEM]))
+        case .register, .setUp:
+            Ledger.add(.faults)
             return .answer(-ENOMEM)
-        default: return .pass
+        case .cancel, .tearDown: return .pass
         }
     }
     #else

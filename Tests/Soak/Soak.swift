@@ -78,6 +78,7 @@ struct Soak {
         guard let before else { return }
         if after.descriptors != before.descriptors {
             Ledger.fail("descriptors: \(after.descriptors), \(before.descriptors) after the warm-up")
+            for line in Usage.everyDescriptor { say("  descriptor \(line)") }
         }
         if after.threads != before.threads {
             Ledger.fail("threads: \(after.threads), \(before.threads) after the warm-up")
@@ -167,7 +168,12 @@ final class Watchdog: Sendable {
             before = moved
             if now() - lastLine >= 10 {
                 lastLine += 10
-                let usage = Usage.now
+                var usage = Usage.now
+                // It takes a descriptor to see.
+                while usage.descriptors < 0 {
+                    usleep(1000)
+                    usage = .now
+                }
                 say(
                     "soak: \(Int(now() - start)) s, \(Ledger.count(.starts)) starts, \(Ledger.count(.packets)) packets, "
                         + "\(Ledger.count(.postPackets)) posts, \(Ledger.count(.bytes) >> 20) MiB, "

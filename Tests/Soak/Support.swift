@@ -103,6 +103,15 @@ struct Usage {
         return -1
     }
 
+    /// What each open descriptor is.
+    static var everyDescriptor: [String] {
+        openDescriptors.sorted().map { descriptor in
+            var name = [UInt8](repeating: 0, count: 128)
+            let length = readlink("/proc/self/fd/\(descriptor)", &name, name.count)
+            return "\(descriptor) \(String(decoding: name.prefix(max(0, length)), as: UTF8.self))"
+        }
+    }
+
     static var highestDescriptor: Int { openDescriptors.max() ?? 0 }
 
     /// The look's own included.

@@ -126,6 +126,13 @@ internal import Synchronization
         return now != Phase.preparing && !isPending
     }
 
+    /// Whether it has been started and has not ended, seen before its next starter fills it: asked under the slot's lock,
+    /// and before `startNumber`.
+    var isInFlight: Bool {
+        let now = phase.load(ordering: .acquiring)
+        return now == Phase.inFlight || now == Phase.issuing
+    }
+
     var isCancelRequested: Bool {
         cancelRequested.load(ordering: .sequentiallyConsistent) == startNumber.load(ordering: .relaxed)
     }

@@ -282,11 +282,12 @@ enum Engine {
         _ slot: Slot, into out: UnsafeMutablePointer<PacketEntry>, capacity: Int, directly: Bool = false, _ me: IOThread
     ) -> Int {
         slot.lock.lock()
-        if directly && slot.isDiverted {
+        let isMine = slot.owner.load(ordering: .relaxed) == me.serial
+        // A thread that was seen to block on its way here has lost the ring.
+        if directly && (!isMine || slot.isDiverted.load(ordering: .relaxed)) {
             slot.lock.unlock()
             return 0
         }
-        let isMine = slot.owner.load(ordering: .relaxed) == me.serial
         var produced = 0
         var consumed: UInt32 = 0
         var ready = slot.completionsReady
@@ -307,7 +308,7 @@ enum Engine {
             if unsafe complete(completion, slot, me, out + produced, &pushed) { produced += 1 }
         }
         if consumed > 0 { slot.advance(by: consumed) }
-        if produced > 0 && !isMine { slot.isDiverted = true }
+        if produced > 0 && !isMine { slot.isDiverted.store(true, ordering: .relaxed) }
         if slot.hasBacklog { slot.drainBacklog() }
         slot.lock.unlock()
         // The leaseholder submits what follows with its next entry; the observer does if none comes soon.
@@ -568,9 +569,12 @@ enum Engine {
         let core = unsafe slot.core
         // After this lock, every step of the operation sees the flag: what was pushed before is in the queue.
         slot.lock.lock()
-        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
+        let isInFlight = unsafe record.pointee.isInFlight
+        guard isInFlight, unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
             slot.lock.unlock()
-            return false
+            // It may have found the reason by itself just now.
+            return unsafe record.pointee.status == .cancelled
+                && record.pointee.startNumber.load(ordering: .relaxed) == start.number
         }
         let waited =
             unsafe slot.removeFromBacklog(record)

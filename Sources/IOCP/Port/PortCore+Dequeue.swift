@@ -170,7 +170,7 @@ extension PortCore {
         if let own = unsafe me.leasedReference {
             unsafe own._withUnsafeGuaranteedRef {
                 // What others took from the ring is in the queue by now.
-                $0.isDiverted = false
+                $0.isDiverted.store(false, ordering: .relaxed)
                 if $0.hasCompletions { gather($0, me, atMost: most) }
             }
         }

@@ -41,14 +41,19 @@ extension PortCore {
         slot.submit()
         if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
-        if isLeftAlone {
+        let isNobodys = slot.owner.load(ordering: .sequentiallyConsistent) == 0
+        let isNeeded =
+            (isLeftAlone || isNobodys) && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
+        if isLeftAlone && isNeeded {
             slot.leaveAlone()
-        } else if slot.owner.load(ordering: .sequentiallyConsistent) != 0, !slot.isWatched {
+        } else {
+            // Its wait is over: the ticks must not take the ring for one that is waited for, even if its thread comes and
+            // goes without entering the kernel.
+            slot.takeBack()
             // Its thread has entered the kernel since, or somebody for it: the ticks see whether it stays away.
-            Observer.noteDeparture()
+            if !isLeftAlone, !isNobodys, !slot.isWatched { Observer.noteDeparture() }
         }
-        return (isLeftAlone || slot.owner.load(ordering: .sequentiallyConsistent) == 0)
-            && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
+        return isNeeded
     }
 
     /// Completions of a port that nobody can read: events are set, records written, packets discarded (f4, f5).

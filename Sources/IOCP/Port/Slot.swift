@@ -71,7 +71,8 @@ internal import Synchronization
     }
     /// Whether somebody else than the leaseholder has taken packets from the ring since the leaseholder last held the
     /// port's lock. Set under both locks, cleared under the port's by the leaseholder, who reads it under the slot's.
-    var isDiverted = false
+    /// Atomic for a thread that has just lost the ring.
+    let isDiverted = Atomic<Bool>(false)
     private var backlogFirst: OperationRecord.Pointer?
     /// Records in the backlog. Written under `lock`, for looks without it.
     private let backlogCount = Atomic<Int>(0)
@@ -290,6 +291,9 @@ internal import Synchronization
     func leaveAlone() {
         entriesWhenLeft.store(UInt64(entries.load(ordering: .relaxed)), ordering: .relaxed)
     }
+
+    /// The observer waits for it no more.
+    func takeBack() { entriesWhenLeft.store(.max, ordering: .relaxed) }
 
     @inline(__always)
     func noteEntry() {
