@@ -46,7 +46,11 @@ func onThread(ending end: ThreadEnd, _ body: @escaping @Sendable () throws -> Vo
             switch end {
             case .returns: break
             case .exits: pthread_exit(nil)
-            case .isCancelled: while true { pause() }
+            case .isCancelled:
+                while true {
+                    pthread_testcancel()
+                    sched_yield()
+                }
             }
             return nil
         }, Unmanaged.passRetained(box).toOpaque())
@@ -502,7 +506,8 @@ struct ThreadExitTests {
 
     @Test(
         "destructors of other libraries may use the port while the thread ends, in every round of them (d14, e34)",
-        arguments: [true, false], [1, 3, 10])
+        // The thread sanitizer's own destructor comes in the last round: after it, nothing may run.
+        arguments: [true, false], isThreadSanitized ? [1] : [1, 3, 10])
     func destructors(afterOurs: Bool, rounds: Int) async {
         // Key by key, in the order in which they were made: in a process of its own, one can be made before ours.
         await #expect(processExitsWith: .success) { [afterOurs, rounds] in
