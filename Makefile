@@ -47,10 +47,10 @@ else
 	@$(SIMULATE) --seeds $(SEEDS) --first $(SEED)
 endif
 
-# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and
-# Foundation leak themselves is not ours.
+# The library's tests once more under each sanitizer. Children of a fork start threads, and processes exit amid theirs.
+# What XCTest and Foundation leak themselves is not ours.
 test-thread: setup
-	TSAN_OPTIONS=die_after_fork=0 IOCP_HOSTING_COMPLETIONS=50000 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
+	TSAN_OPTIONS="die_after_fork=0 report_thread_leaks=0" IOCP_HOSTING_COMPLETIONS=50000 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
 test-address: setup
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp IOCP_HOSTING_COMPLETIONS=200000 $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
@@ -59,7 +59,7 @@ test-address: setup
 # Without a seed each run chooses one, and prints it.
 MINUTES ?= 1
 soak: setup
-	ASAN_OPTIONS=quarantine_size_mb=16 TSAN_OPTIONS=die_after_fork=0 \
+	ASAN_OPTIONS=quarantine_size_mb=16 TSAN_OPTIONS="die_after_fork=0 report_thread_leaks=0" \
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) run \
 	    $(if $(SANITIZE),--sanitize=$(SANITIZE) --scratch-path .build/$(SANITIZE)) Soak \
 	    --minutes $(MINUTES) $(if $(filter file,$(origin SEED)),,--seed $(SEED))
