@@ -12,7 +12,7 @@ RESULTS = .build/iocp-bench-results.json
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
 	Benchmarks/Package.swift Benchmarks/Sources
 
-.PHONY: run test test-library test-examples simulate soak test-thread test-address release bench-quick lint format docs \
+.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick lint format docs \
 	setup clean
 
 setup:
@@ -46,6 +46,10 @@ else
 	@$(SIMULATE) --prove
 	@$(SIMULATE) --seeds $(SEEDS) --first $(SEED)
 endif
+
+# Every interleaving of the protocol of sleeping and waking, and mutations of it that must be caught. Needs spin.
+model:
+	@Tests/Model/check
 
 # The library's tests once more under each sanitizer. Children of a fork start threads, and processes exit amid theirs.
 # What XCTest and Foundation leak themselves is not ours.
