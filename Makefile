@@ -12,7 +12,7 @@ RESULTS = .build/iocp-bench-results.json
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
 	Benchmarks/Package.swift Benchmarks/Sources
 
-.PHONY: run test test-library test-examples simulate soak test-thread test-address release bench-quick lint format docs \
+.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick lint format docs \
 	setup clean
 
 setup:
@@ -47,10 +47,14 @@ else
 	@$(SIMULATE) --seeds $(SEEDS) --first $(SEED)
 endif
 
-# The library's tests once more under each sanitizer. Children of a fork start threads of their own. What XCTest and
-# Foundation leak themselves is not ours.
+# Every interleaving of the protocol of sleeping and waking, and mutations of it that must be caught. Needs spin.
+model:
+	@Tests/Model/check
+
+# The library's tests once more under each sanitizer. Children of a fork start threads, and processes exit amid theirs.
+# What XCTest and Foundation leak themselves is not ours.
 test-thread: setup
-	TSAN_OPTIONS=die_after_fork=0 IOCP_HOSTING_COMPLETIONS=50000 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
+	TSAN_OPTIONS="die_after_fork=0 report_thread_leaks=0" IOCP_HOSTING_COMPLETIONS=50000 $(SWIFT) test --sanitize=thread --scratch-path $(THREAD_SCRATCH)
 
 test-address: setup
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp IOCP_HOSTING_COMPLETIONS=200000 $(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
@@ -59,7 +63,7 @@ test-address: setup
 # Without a seed each run chooses one, and prints it.
 MINUTES ?= 1
 soak: setup
-	ASAN_OPTIONS=quarantine_size_mb=16 TSAN_OPTIONS=die_after_fork=0 \
+	ASAN_OPTIONS=quarantine_size_mb=16 TSAN_OPTIONS="die_after_fork=0 report_thread_leaks=0" \
 	LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp $(SWIFT) run \
 	    $(if $(SANITIZE),--sanitize=$(SANITIZE) --scratch-path .build/$(SANITIZE)) Soak \
 	    --minutes $(MINUTES) $(if $(filter file,$(origin SEED)),,--seed $(SEED))

@@ -181,6 +181,11 @@ static inline uint32_t iou_load_relaxed(const unsigned *index) {
     return __atomic_load_n(index, __ATOMIC_RELAXED);
 }
 
+// Turns a published entry into a no-op. The kernel, which may be reading it, reads this byte once and before the rest.
+static inline void iou_make_nop(struct iou_sqe *entry) {
+    __atomic_store_n(&entry->opcode, IORING_OP_NOP, __ATOMIC_SEQ_CST);
+}
+
 static inline void iou_store_release(unsigned *index, uint32_t value) {
     __atomic_store_n(index, value, __ATOMIC_RELEASE);
 }

@@ -103,7 +103,12 @@ int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
 int iocp_futex_wake(const uint32_t *word, int count)
 {
     SEAM(futex_wake(word, count));
-    long rc = syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+    long rc;
+    int attempts = 0;
+    // No kernel interrupts it; what stands between us and the kernel may.
+    do
+        rc = syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+    while (rc < 0 && (errno == EINTR || errno == EAGAIN) && ++attempts < 100);
     return rc < 0 ? -errno : (int)rc;
 }
 
@@ -318,7 +323,10 @@ void iocp_eventfd_signal(int fd)
 {
     SEAM_VOID(eventfd_signal(fd));
     uint64_t one = 1;
-    iocp_write(fd, &one, sizeof one); // fails only if it is signalled to the brim already
+    int attempts = 0;
+    // Otherwise it fails only if it is signalled to the brim already.
+    while (iocp_write(fd, &one, sizeof one) == -EINTR && ++attempts < 100)
+        ;
 }
 
 void iocp_eventfd_clear(int fd)

@@ -201,6 +201,28 @@ public struct Ring: ~Copyable, @unchecked Sendable {
         unsafe iou_store_release(submitter.submissionTail, tail)
     }
 
+    /// Turns published entries that the kernel has not taken into no-ops, whose completions have the same user data and
+    /// mean nothing: a result of zero or, for what entries had that no-ops may not have, a negated errno.
+    ///
+    /// Another thread may be handing entries over at this moment: those it takes are what they were or no-ops. Whatever
+    /// the kernel takes after the next system call on this ring that waits its turn, such as a cancel, is a no-op. Not
+    /// for rings with ``SetupFlags/submissionPolling``. Looks at every entry that is queued.
+    ///
+    /// - Returns: whether there were any.
+    public mutating func withdraw(userData: UInt64) -> Bool {
+        var found = false
+        var index = unsafe iou_load_acquire(submitter.submissionHead)
+        while index != tail {
+            let entry = unsafe entries + Int(index & entryMask)
+            if unsafe entry.pointee.user_data == userData {
+                unsafe iou_make_nop(entry)
+                found = true
+            }
+            index &+= 1
+        }
+        return found
+    }
+
     /// Lets a ring set up with ``SetupFlags/disabled`` take entries (`IORING_REGISTER_ENABLE_RINGS`). With
     /// ``SetupFlags/singleIssuer``, the calling thread becomes the one that submits.
     ///

@@ -1,4 +1,5 @@
 public import CLiburing
+import Glibc
 
 #if DEBUG || IOCP_SEAM
 import Synchronization
@@ -47,9 +48,19 @@ enum Seam {
         return iou_send_message(ring, userData, result)
     }
 
-    /// Any other registration, by the kernel's number for it.
+    /// Any other registration, by the kernel's number for it. A signal does not disturb it.
     @inline(__always)
     static func register(_ ring: Int32, _ operation: Int32, _ call: () -> Int32) -> Int32 {
+        var code: Int32 = 0
+        for _ in 0..<100 {
+            code = registerOnce(ring, operation, call)
+            if code != -EINTR { break }
+        }
+        return code
+    }
+
+    @inline(__always)
+    private static func registerOnce(_ ring: Int32, _ operation: Int32, _ call: () -> Int32) -> Int32 {
         #if DEBUG || IOCP_SEAM
         if case .answer(let code) = verdict(.register(ring, operation)) { return code }
         #endif

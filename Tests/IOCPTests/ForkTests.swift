@@ -188,7 +188,10 @@ struct ForkTests {
         }
     }
 
-    @Test("the parent echoes on while 200 children come, use the port, exit and exec", .timeLimit(.minutes(2)))
+    @Test(
+        "the parent echoes on while 200 children come, use the port, exit and exec",
+        .disabled(if: isThreadSanitized, "the sanitizer does not survive a fork among threads"), .timeLimit(.minutes(2))
+    )
     func parentGoesOn() async {
         await #expect(processExitsWith: .success) {
             try exitTest {
@@ -234,7 +237,10 @@ struct ForkTests {
         }
     }
 
-    @Test("a fork may come while other threads hold every lock", .timeLimit(.minutes(2)))
+    @Test(
+        "a fork may come while other threads hold every lock",
+        .disabled(if: isThreadSanitized, "the sanitizer does not survive a fork among threads"), .timeLimit(.minutes(2))
+    )
     func forkUnderLocks() async {
         await #expect(processExitsWith: .success) {
             try exitTest {

@@ -27,6 +27,9 @@ func checkInherited(_ what: String, line: Int = #line, _ body: () throws -> Any)
     throw Complaint("line \(line): \(what) does not fail in the child")
 }
 
+/// Whether the thread sanitizer watches.
+let isThreadSanitized = dlsym(nil, "__tsan_init") != nil
+
 /// Writes to standard error, without anything that could be locked.
 func complain(_ text: String) {
     _ = text.withCString { write(2, $0, strlen($0)) }

@@ -74,10 +74,13 @@ func onThreads<Value: Sendable>(_ count: Int, _ body: @escaping @Sendable (Int) 
 }
 
 /// What the process has open of what ports and handles are made of. The runtime opens other things when it likes.
-func openDescriptors() -> Int {
-    guard let directory = opendir("/proc/self/fd") else { return -1 }
+func openDescriptors() -> Int { openFiles().count }
+
+/// The same, by number and name.
+func openFiles() -> [String] {
+    guard let directory = opendir("/proc/self/fd") else { return [] }
     defer { _ = closedir(directory) }
-    var count = 0
+    var found: [String] = []
     while let entry = readdir(directory) {
         let name = withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) }
         var link = [UInt8](repeating: 0, count: 64)
@@ -85,9 +88,11 @@ func openDescriptors() -> Int {
             readlink("/proc/self/fd/\(name)", $0.baseAddress!.assumingMemoryBound(to: CChar.self), $0.count)
         }
         let target = String(decoding: link.prefix(max(0, length)), as: UTF8.self)
-        if ["anon_inode:[io_uring]", "socket:", "pipe:"].contains(where: target.hasPrefix) { count += 1 }
+        if ["anon_inode:[io_uring]", "socket:", "pipe:"].contains(where: target.hasPrefix) {
+            found.append("\(name) \(target)")
+        }
     }
-    return count
+    return found
 }
 
 /// prctl(2), which is variadic and so unknown to Swift.

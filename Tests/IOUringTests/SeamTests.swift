@@ -78,6 +78,33 @@ private final class Counter: Sendable {
         #expect(ready == 4)
     }
 
+    @Test func `An entry that nobody has taken can be made a no-op, and only that one`() throws {
+        var ring = try smallRing()
+        let submitter = ring.submitter
+        var ends: [Int32] = [-1, -1]
+        try #require(pipe(&ends) == 0)
+        defer { for end in ends { close(end) } }
+        let byte: [UInt8] = [1]
+        for tag in 0..<2 as Range<UInt64> {
+            let isQueued = byte.withUnsafeBytes {
+                ring.enqueue(SubmissionEntry.write(ends[1], from: $0.baseAddress!, count: 1, offset: .max).tagged(tag))
+            }
+            #expect(isQueued)
+        }
+        ring.publish()
+        let found = [ring.withdraw(userData: 1), ring.withdraw(userData: 7)]
+        #expect(found == [true, false])
+        #expect(submitter.unsubmitted == 2)
+        #expect(submitter.enter(submit: 2, minimumCompletions: 2, flags: .getEvents) == 2)
+        var results: [UInt64: Int32] = [:]
+        ring.forEachCompletion { results[$0.userData] = $0.result }
+        #expect(results == [0: 1, 1: 0])
+        let afterwards = ring.withdraw(userData: 0)
+        #expect(!afterwards)
+        var room: [UInt8] = [0, 0]
+        #expect(read(ends[0], &room, 2) == 1)
+    }
+
     @Test func `An entry can be replaced as a whole`() throws {
         let ring = try smallRing()
         let submitter = ring.submitter

@@ -66,6 +66,8 @@ public enum HandleKind: UInt8, Sendable {
     @exclusivity(unchecked) private var incoming = Lane()
     @exclusivity(unchecked) private var outgoing = Lane()
     private var keepsItself = false
+    /// A request that names the descriptor may be queued where the kernel takes nothing.
+    private var keepsNumber = false
 
     /// The file object's own event (e10).
     private let signal = EventWord(isSet: false)
@@ -238,13 +240,22 @@ public enum HandleKind: UInt8, Sendable {
         }
         unsafe next?.pointee.previous = previous
         let drained = unsafe keepsItself && pending == nil
-        if drained { keepsItself = false }
+        if drained { noteDrained() }
         let successor = unsafe record.pointee.lane == .none ? nil : advanceLane(record)
         let before = unsafe record.pointee.state.exchange(status, ordering: .sequentiallyConsistent)
         if signals, !modes.contains(.skipSetEventOnHandle) { setSignal() }  // e10
         return unsafe Completion(
             port: port.map { unsafe Unmanaged.passUnretained($0) }, key: key, modes: modes,
             drained: drained, next: successor, isAwaited: before & OperationRecord.waiterBit != 0)
+    }
+
+    /// The last pending operation of a closed object has ended.
+    @inline(never)
+    private func noteDrained() {
+        keepsItself = false
+        guard keepsNumber, descriptor >= 0 else { return }
+        Glibc.close(descriptor)
+        descriptor = -1
     }
 
     // MARK: Lanes
@@ -475,9 +486,21 @@ public enum HandleKind: UInt8, Sendable {
         return call(descriptor) < 0 ? errno : 0
     }
 
+    /// The descriptor is not to be closed before the last pending operation has ended: a request may name its number.
+    func keepNumber() {
+        lock.lock()
+        keepsNumber = true
+        lock.unlock()
+    }
+
     /// Closes the descriptor, at most once.
     func closeDescriptor() {
         lock.lock()
+        // The last of the pending ones closes it.
+        if unsafe keepsNumber && pending != nil {
+            lock.unlock()
+            return
+        }
         let given = descriptor
         descriptor = -1
         lock.unlock()

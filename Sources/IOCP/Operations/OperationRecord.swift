@@ -52,9 +52,10 @@ internal import Synchronization
     var kind = OperationKind.none
     /// The queue of the file object that it takes its turn in.
     var lane = Lane.none
+    // These, as all fields, are assigned and never changed in place: that would be an access to the whole record, whose
+    // state others look at.
     /// Which step of an operation of several steps is under way.
     var step: UInt8 = 0
-    /// Assigned, never changed in place: that would be an access to the whole record, whose state others look at.
     var flags: Flags = []
     /// How an eagerly started operation ended, for the starter to find.
     var inlineStatus: UInt32 = 0
@@ -83,6 +84,8 @@ internal import Synchronization
         static let continuous = Flags(rawValue: 4)
         /// An immediate success is reported as if it had been pending (g41, g44).
         static let alwaysPends = Flags(rawValue: 8)
+        /// The request has been made a no-op while it was queued, unless the kernel had it already. With `polling`.
+        static let withdrawn = Flags(rawValue: 16)
     }
 
     /// The direction in which an operation moves the bytes of a stream.

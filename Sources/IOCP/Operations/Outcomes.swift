@@ -19,7 +19,10 @@ enum Outcomes {
     static func next(_ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot) -> Step {
         let result = completion.result
         if result < 0 { return unsafe unlessReceived(failure(record, -result, completion, slot), record) }
-        if unsafe record.pointee.flags.contains(.polling) { return unsafe polled(record) }
+        if unsafe record.pointee.flags.contains(.polling) {
+            if unsafe record.pointee.flags.contains(.withdrawn) { return unsafe withdrawn(record, completion, slot) }
+            return unsafe polled(record)
+        }
         switch unsafe record.pointee.kind {
         case .receive:
             return unsafe received(record, Int(result))
@@ -116,6 +119,15 @@ enum Outcomes {
 
     private static func endOfData(_ record: OperationRecord.Pointer) -> CompletionStatus {
         unsafe kind(record) == .pipe ? .pipeBroken : .endOfFile
+    }
+
+    /// A no-op has ended in place of the request, or the request itself if the kernel had it: only that can move data.
+    @inline(never)
+    private static func withdrawn(
+        _ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot
+    ) -> Step {
+        unsafe record.pointee.flags = record.pointee.flags.subtracting([.withdrawn, .polling])
+        return completion.result > 0 ? unsafe next(record, completion, slot) : unsafe polled(record)
     }
 
     private static func polled(_ record: OperationRecord.Pointer) -> Step {
@@ -275,6 +287,11 @@ enum Outcomes {
         _ record: OperationRecord.Pointer, _ code: Int32, _ completion: Completion, _ slot: Slot
     ) -> Step {
         let progress = unsafe UInt(record.pointee.progress)
+        if unsafe record.pointee.flags.contains(.withdrawn), let stop = unsafe interruption(record) {
+            // A no-op cannot have all that other requests have: that it is refused means nothing.
+            unsafe dropHeld(record)
+            return .finished(stop, progress)
+        }
         switch code {
         case ECANCELED:
             if let stop = unsafe interruption(record) {

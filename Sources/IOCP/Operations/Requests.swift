@@ -20,11 +20,11 @@ enum Requests {
 
     @inline(__always)
     static func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
-        let descriptor = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
         var entry: SubmissionEntry
         if unsafe record.pointee.flags.contains(.polling) {
-            entry = unsafe poll(record, descriptor)
+            entry = unsafe poll(record)
         } else {
+            let descriptor = unsafe descriptor(record)
             switch unsafe record.pointee.kind {
             case .receive:
                 entry = unsafe .receive(
@@ -64,9 +64,15 @@ enum Requests {
         return start == currentPosition ? start : unsafe start + UInt64(record.pointee.progress)
     }
 
-    private static func poll(_ record: OperationRecord.Pointer, _ descriptor: Int32) -> SubmissionEntry {
-        // An operation that is to end only comes by to be told so.
+    @inline(__always)
+    private static func descriptor(_ record: OperationRecord.Pointer) -> Int32 {
+        unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.descriptor }
+    }
+
+    private static func poll(_ record: OperationRecord.Pointer) -> SubmissionEntry {
+        // An operation that is to end only comes by to be told so. Its descriptor may be closed at this moment.
         if unsafe Outcomes.interruption(record) != nil { return .nop() }
+        let descriptor = unsafe descriptor(record)
         if unsafe record.pointee.kind == .sendMessage, unsafe record.pointee.step == 1 {
             // Readiness is that of the own queue: it says nothing about the one that a Unix datagram is addressed to.
             return unsafe .timeout(shortWhile)

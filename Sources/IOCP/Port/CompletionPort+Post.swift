@@ -1,3 +1,5 @@
+internal import Synchronization
+
 extension CompletionPort {
     /// Queues a packet of one's own.
     ///
@@ -82,11 +84,15 @@ extension CompletionPort {
 
     /// Hands the operations that the calling thread has deferred to the kernel now.
     ///
+    /// - Throws: ``PortError``: 6 if the port is closed; 1450 if the kernel refuses them, which fails none: they stay
+    ///   queued, are tried again by the thread's next dequeue and by the monitor, and start once the kernel takes them.
     /// - Cost: one system call if there are any. Win32 has no such function: its operations start at once.
     public func flush() throws(PortError) {
         let core = try open([])
         try core.refuseIfInherited()
         let me = IOThread.current
-        if me.isTied(to: core) { me.leasedSlot?.submit() }
+        if me.isTied(to: core), let slot = me.leasedSlot, !slot.submit() {
+            throw .refused(slot.refusal.load(ordering: .relaxed))
+        }
     }
 }

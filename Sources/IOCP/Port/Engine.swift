@@ -592,23 +592,19 @@ enum Engine {
             return true
         }
         let identity = UInt64(UInt(bitPattern: record))
-        var result: Int32
+        var result: Int32 = 0
         var attempts = 0
         repeat {
-            // What is queued names the descriptor by its number, which a close gives back next. A full completion queue
-            // (EBUSY) is emptied; short memory passes or does not.
-            var refusals = 0
-            while !slot.submit(), refusals < 1000 {
-                core.progress(me, including: slot)
-                iocp_yield()
-                refusals += 1
+            // What is queued names the descriptor by its number, which a close gives back next.
+            let file = handOver(slot, core, me) ? nil : withdraw(start, slot)
+            guard let answer = slot.cancel(identity) else {
+                // A thread that was handing the request over when it was withdrawn may still be doing so.
+                file?.keepNumber()
+                break
             }
-            result = slot.submitter.cancel(userData: identity, timeoutNanoseconds: 0)
-            if result == -EINVAL {
-                // Kernels before 6.0 have no synchronous cancel: a request of the ring's asks for it.
-                slot.pushCancel(of: identity)
-                result = 0
-            }
+            result = answer
+            // Asking had to wait for whoever was handing the request over: it is a no-op, or ended.
+            if file != nil { return true }
             if result != -ENOENT { break }
             // Between two requests, or completed: the ring tells once its completions are seen.
             core.progress(me, including: slot)
@@ -617,10 +613,33 @@ enum Engine {
             // Bounded: a busy thread may owe the completion, which will find the reason when it comes.
         } while unsafe record.pointee.isPending && attempts < 50
         core.settle(slot)
-        // A signal interrupts only the wait for a request that is being cancelled already.
-        if result >= 0 || result == -ETIME || result == -EALREADY || result == -EINTR { return true }
+        if result >= 0 || result == -ETIME || result == -EALREADY { return true }
         // It has found the reason by itself between two requests, or will.
         return unsafe record.pointee.isPending || record.pointee.status == .cancelled
+    }
+
+    /// Hands over what a slot holds. Returns false if the kernel refuses it.
+    private static func handOver(_ slot: Slot, _ core: PortCore, _ me: IOThread) -> Bool {
+        // A full completion queue (EBUSY) is emptied; short memory passes or does not.
+        var attempts = slot.isRefused ? 1 : 4
+        while !slot.submit() {
+            attempts -= 1
+            if attempts == 0 { return false }
+            core.progress(me, including: slot)
+            iocp_yield()
+        }
+        return true
+    }
+
+    /// Takes the meaning of a request that is still queued. Returns its file if it was.
+    private static func withdraw(_ start: FileObject.PendingStart, _ slot: Slot) -> FileObject? {
+        let record = unsafe start.record
+        slot.lock.lock()
+        defer { slot.lock.unlock() }
+        guard unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number,
+            unsafe slot.withdraw(record)
+        else { return nil }
+        return unsafe record.pointee.file?.takeUnretainedValue()
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.

@@ -231,7 +231,16 @@ internal import Synchronization
         ).exchanged {
             let left = deadline.remaining
             if left != 0 {
-                slot.waitForCompletion(nanoseconds: left)
+                if !slot.waitForCompletion(nanoseconds: left) {
+                    // Not as good a sleep: neither a waker nor a completion ends it. So it is short, and does not count
+                    // as one in the ring.
+                    slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
+                    let pause = slot.nextRefusalPause()
+                    futexWait(
+                        parking, while: Parking.inRing + UInt32(slot.index),
+                        nanoseconds: left < 0 ? pause : min(pause, left))
+                    slot.sleepers.add(1, ordering: .sequentiallyConsistent)
+                }
             } else {
                 slot.submit()
             }
@@ -241,6 +250,11 @@ internal import Synchronization
         }
         slot.sleepers.subtract(1, ordering: .sequentiallyConsistent)
         return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken
+    }
+
+    /// Sleeps for a while; the calling thread waits for nothing.
+    func pause(nanoseconds: Int64) {
+        futexWait(parking, while: Parking.awake, nanoseconds: nanoseconds)
     }
 
     /// Ends the thread's wait, in the port if it is one for packets. Called without the port's lock, once for each

@@ -1,4 +1,5 @@
 internal import CIOCPSupport
+internal import Glibc
 internal import Synchronization
 
 /// One thread of the process that looks after what no dequeuing thread looks after.
@@ -17,6 +18,10 @@ final class Observer: @unchecked Sendable {
     /// After something had to be handed on, so many ticks come this often.
     private static let troubledInterval: Int64 = 1_000_000
     private static let troubledTicks = 50
+    /// What the kernel refuses is tried again no less often.
+    private static let refusedInterval: Int64 = 10_000_000
+    /// Failures of the wait in a row, until the thread pauses.
+    private static let mostFailedWaits = 16
     /// Ticks without anything to look after before the ticking ends.
     private static let quietTicks = 20
     private static let batch: Int32 = 16
@@ -90,7 +95,8 @@ final class Observer: @unchecked Sendable {
 
     /// Looks at the slot once it has completions, once.
     func arm(_ slot: Slot) {
-        _ = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
+        let result = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
+        if result < 0 { slot.noteRefusal(result) }
     }
 
     /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps; the lock that
@@ -114,7 +120,11 @@ final class Observer: @unchecked Sendable {
         if doorbell < 0 {
             doorbell = iocp_eventfd()
             guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
-            _ = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
+        }
+        let watched = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
+        guard watched == 0 || watched == -EEXIST else {
+            throw .system(
+                -watched, "the library's eventfd cannot be watched; free memory or raise fs.epoll.max_user_watches")
         }
         let result = unsafe iocp_start_thread("iocp-monitor") { unsafe Observer.shared.run() }
         guard result == 0 else {
@@ -128,6 +138,7 @@ final class Observer: @unchecked Sendable {
         var quiet = 0
         var troubled = 0
         var ticks = false
+        var failedWaits = 0
         var nextTick: Int64 = 0
         let ready = UnsafeMutablePointer<UInt64>.allocate(capacity: Int(Self.batch))
         while true {
@@ -135,6 +146,8 @@ final class Observer: @unchecked Sendable {
             let count = unsafe iocp_epoll_wait(
                 epoll, ready, Self.batch, ticks ? Int32((left + 999_999) / 1_000_000) : -1)
             Self.wakeUps.add(1, ordering: .relaxed)
+            failedWaits = count < 0 ? failedWaits + 1 : 0
+            if failedWaits >= Self.mostFailedWaits { me.pause(nanoseconds: Self.troubledInterval) }
             for index in 0..<max(0, Int(count)) {
                 let identifier = unsafe ready[index]
                 if identifier == 0 {
@@ -150,11 +163,12 @@ final class Observer: @unchecked Sendable {
             let now = iocp_now_ns()
             guard ticks, now >= nextTick else { continue }
             troubled = max(0, troubled - 1)
-            switch tickAll(me) {
+            let findings = tickAll(me)
+            switch findings {
             case .trouble:
                 quiet = 0
                 troubled = Self.troubledTicks
-            case .something:
+            case .refusal, .something:
                 quiet = 0
             case .nothing:
                 quiet += 1
@@ -168,8 +182,10 @@ final class Observer: @unchecked Sendable {
                     }
                 }
             }
-            let pause = interval.load(ordering: .relaxed)
-            nextTick = now + (troubled > 0 ? min(pause, Self.troubledInterval) : pause)
+            var pause = interval.load(ordering: .relaxed)
+            if findings == .refusal { pause = min(pause, Self.refusedInterval) }
+            if troubled > 0 { pause = min(pause, Self.troubledInterval) }
+            nextTick = now + pause
         }
     }
 

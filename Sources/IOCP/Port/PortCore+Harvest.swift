@@ -38,9 +38,14 @@ extension PortCore {
         }
         publish()
         unlockAndWake()
-        slot.submit()
+        let isTaken = slot.submit()
         if seemsHeldUp { lookAtHolders(me) }
         me.buryDead()
+        if !isTaken {
+            // The monitor looks until the kernel takes it, and settles the ring then.
+            slot.takeBack()
+            return false
+        }
         let isNobodys = slot.owner.load(ordering: .sequentiallyConsistent) == 0
         let isNeeded =
             (isLeftAlone || isNobodys) && slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
@@ -84,6 +89,8 @@ extension PortCore {
         case nothing
         /// Something could, and is to be looked at again.
         case something
+        /// The kernel refuses what a ring holds: to be tried again before long.
+        case refusal
         /// Something did, and was handed on.
         case trouble
     }
@@ -97,7 +104,13 @@ extension PortCore {
             let isLeased = slot.owner.load(ordering: .acquiring) != 0
             let entries = slot.entries.load(ordering: .relaxed)
             let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
-            if slot.unsubmittedRequests > 0 {
+            if slot.needsRelief {
+                findings = max(findings, .refusal)
+                if slot.relieve() {
+                    if !isLeased { settle(slot) }
+                    findings = .trouble
+                }
+            } else if slot.unsubmittedRequests > 0 {
                 findings = max(findings, .something)
                 if isAway {
                     slot.relieve()
@@ -132,6 +145,7 @@ extension PortCore {
         }
         if letAttendantLook() { findings = max(findings, .something) }
         me.buryDead()
+        if isRetired.load(ordering: .relaxed) { retire() }
         return findings
     }
 }

@@ -55,8 +55,9 @@ extension PortCore {
 
     /// A slot that nobody leases: what it holds enters the kernel, and somebody looks when it completes.
     func settle(_ slot: Slot) {
-        slot.submit()
-        if slot.owner.load(ordering: .sequentiallyConsistent) == 0,
+        // Refused, it is the monitor's to try again and to settle: a ring whose completions the kernel cannot bring is
+        // ready all the time.
+        if slot.submit(), slot.owner.load(ordering: .sequentiallyConsistent) == 0,
             slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
         {
             unsafe Observer.shared.arm(slot)

@@ -35,6 +35,8 @@ internal import Synchronization
     private var inheritedFlag: InheritedFlag?
     /// File objects that are associated with the port.
     var files = 0
+    /// Closed, without files: for the observer to forget.
+    let isRetired = Atomic<Bool>(false)
     /// Set by the closing of the last reference, and in the child of a fork.
     var isClosed: Bool { closedMirror.load(ordering: .relaxed) }
     /// Nobody to be looked at before a packet is queued or taken, and nobody to be told of it.
@@ -143,7 +145,7 @@ internal import Synchronization
             lock.unlock()
             return
         }
-        let isRetired = files == 0
+        let isDone = files == 0
         closedMirror.store(true, ordering: .sequentiallyConsistent)
         while let waiter = unsafe scheduler.abandonNext() {
             let thread = unsafe IOThread.from(waiter)
@@ -161,7 +163,7 @@ internal import Synchronization
         wakesWatchers = watchers.load(ordering: .relaxed) > 0  // b29
         unlockAndWake()
         for slot in slots { settle(slot) }
-        if isRetired { unsafe Observer.shared.forget(self) }
+        if isDone { retire() }
         untie(me)
         me.buryDead()
     }
@@ -179,9 +181,16 @@ internal import Synchronization
         if birth.isInherited { return }
         lock.lock()
         files -= 1
-        let isRetired = files == 0 && isClosed
+        let isDone = files == 0 && isClosed
         lock.unlock()
-        if isRetired { unsafe Observer.shared.forget(self) }
+        if isDone { retire() }
+    }
+
+    /// Nothing can come any more: the observer forgets the port, once nobody is left to be woken whom the kernel refused to
+    /// wake.
+    func retire() {
+        isRetired.store(true, ordering: .sequentiallyConsistent)
+        if !slots.contains(where: \.needsRelief) { unsafe Observer.shared.forget(self) }
     }
 
     // MARK: Posting

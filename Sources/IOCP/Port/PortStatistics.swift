@@ -22,6 +22,9 @@ extension CompletionPort {
         public var deferred = 0
         /// How often completions were found that had found a ring full, and had waited in the kernel's memory.
         public var overflows = 0
+        /// How often the kernel refused to take requests, or to let a thread wait for one, because memory was short or
+        /// completions were to be taken first. They stay queued and are tried again, at least every 10 milliseconds.
+        public var refusals = 0
         /// Requests that ended only because the thread that had started them did, and were started again (e34).
         public var reissues = 0
         /// Places that were taken from a blocked thread and given to another that waited.
@@ -64,6 +67,7 @@ extension PortCore {
             found.deferred += slot.unsubmittedRequests
             found.reissues += slot.reissues.load(ordering: .relaxed)
             found.overflows += slot.overflows.load(ordering: .relaxed)
+            found.refusals += slot.refusals.load(ordering: .relaxed)
         }
         found.handOvers = handOvers
         found.wakeUps = wakeUps

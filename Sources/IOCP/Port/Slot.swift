@@ -60,6 +60,24 @@ internal import Synchronization
     /// How often completions were found that had found the ring full.
     let overflows = Atomic<Int>(0)
 
+    // The kernel may refuse an entry: memory is short, or the completion queue full. What is queued stays queued, nobody
+    // tries without end, and the monitor tries again until the kernel takes it.
+    /// How often it did.
+    let refusals = Atomic<Int>(0)
+    /// The errno of the last time, 0 once it has taken something since.
+    let refusal = Atomic<Int32>(0)
+    /// How long a thread that was refused sleeps before it tries again.
+    private let refusalPause = Atomic<Int64>(0)
+    private static let shortestRefusalPause: Int64 = 1_000_000
+    private static let longestRefusalPause: Int64 = 16_000_000
+    /// Signals in a row that count as one refusal.
+    private static let mostInterruptions = 16
+    private let interruptedWaits = Atomic<Int>(0)
+    /// Whether a sleeper could not be woken.
+    private let owesWakeUp = Atomic<Bool>(false)
+    /// Cancels that neither the kernel nor the ring had room for.
+    private var owedCancels: [UInt64] = []
+
     /// Requests that ended with the thread that had submitted them, and were queued again (e34).
     let reissues = Atomic<Int>(0)
 
@@ -74,7 +92,7 @@ internal import Synchronization
     /// Atomic for a thread that has just lost the ring.
     let isDiverted = Atomic<Bool>(false)
     private var backlogFirst: OperationRecord.Pointer?
-    /// Records in the backlog. Written under `lock`, for looks without it.
+    /// Records and cancels in the backlog. Written under `lock`, for looks without it.
     private let backlogCount = Atomic<Int>(0)
     private var backlogLast: OperationRecord.Pointer?
     /// The port that the slot belongs to: it outlives the slot.
@@ -169,16 +187,19 @@ internal import Synchronization
         }
         unsafe backlogLast = record
         backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
-        _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
-        drainBacklog()
+        if !isRefused { drainBacklog() }
     }
 
     /// Moves waiting records into the ring as far as there is room.
     func drainBacklog() {
+        while let userData = owedCancels.last {
+            guard enqueueCancel(of: userData) || (submit() && enqueueCancel(of: userData)) else { return }
+            owedCancels.removeLast()
+            backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
+        }
         while let record = unsafe backlogFirst {
             if unsafe !enqueue(Requests.entry(for: record)) {
-                _ = submitter.enter(submit: submitter.unsubmitted, minimumCompletions: 0, flags: [])
-                guard unsafe enqueue(Requests.entry(for: record)) else { return }
+                guard submit(), unsafe enqueue(Requests.entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
@@ -191,12 +212,19 @@ internal import Synchronization
 
     var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
 
-    /// Submits what is queued and what waits for room. Called without locks.
-    func relieve() {
-        lock.lock()
-        drainBacklog()
-        lock.unlock()
-        submit()
+    /// Submits what is queued and what waits for room, and wakes who could not be woken. Called without locks. Returns
+    /// false if the kernel refuses it.
+    @discardableResult
+    func relieve() -> Bool {
+        var isTaken = false
+        repeat {
+            lock.lock()
+            drainBacklog()
+            lock.unlock()
+            isTaken = submit()
+        } while isTaken && hasBacklog
+        if owesWakeUp.exchange(false, ordering: .sequentiallyConsistent) { wakeSleeper() }
+        return isTaken && !isRefused
     }
 
     /// Takes a record out of the backlog, if it is there: its request never reached the ring.
@@ -229,17 +257,48 @@ internal import Synchronization
         return enqueue(entry)
     }
 
-    /// Asks the kernel to end a request, by another one whose own completion says nothing. Called without locks.
-    func pushCancel(of userData: UInt64) {
+    /// Turns a record's request, if it is queued and the kernel has not taken it, into one that does nothing and names no
+    /// descriptor: its completion lets the record see why it is to end.
+    func withdraw(_ record: OperationRecord.Pointer) -> Bool {
+        guard ring.withdraw(userData: UInt64(UInt(bitPattern: record))) else { return false }
+        if unsafe !record.pointee.flags.contains(.polling) {
+            unsafe record.pointee.flags = record.pointee.flags.union([.polling, .withdrawn])
+        }
+        return true
+    }
+
+    /// Asks the kernel to end a request. Called without locks.
+    ///
+    /// Returns what it said: `-ENOENT` if it holds no such request, 0 or another code if it ends, and nil if it could not
+    /// be asked. Then the ring carries the question, behind what is queued.
+    func cancel(_ userData: UInt64) -> Int32? {
+        for _ in 0..<Self.mostInterruptions {
+            let result = submitter.cancel(userData: userData, timeoutNanoseconds: 0)
+            switch result {
+            // A signal: asked once more, it says what came of it.
+            case -EINTR, -EAGAIN, -EBUSY: continue
+            // Kernels before 6.0 have no synchronous cancel.
+            case -EINVAL, -ENOMEM: break
+            default: return result
+            }
+            break
+        }
+        lock.lock()
+        if !enqueueCancel(of: userData) {
+            owedCancels.append(userData)
+            backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+        }
+        drainBacklog()
+        lock.unlock()
+        submit()
+        return nil
+    }
+
+    /// Queues a request that ends another one, and whose own completion says nothing.
+    private func enqueueCancel(of userData: UInt64) -> Bool {
         var entry = SubmissionEntry.cancel(userData: userData)
         entry.userData = Self.ignoredTag
-        while true {
-            lock.lock()
-            let isPushed = enqueue(entry)
-            lock.unlock()
-            // A full ring that the kernel cannot take anything from now is tried again by the next cancel or the close.
-            if !submit() || isPushed { return }
-        }
+        return enqueue(entry)
     }
 
     // MARK: Harvesting, under `lock`
@@ -280,8 +339,7 @@ internal import Synchronization
     private func bringOverflowSlowly() -> Bool {
         // Not empty: a wake-up that is not to be consumed yet is at its head.
         guard submitter.completionsReady == 0 else { return false }
-        overflows.add(1, ordering: .relaxed)
-        _ = submitter.enter(submit: 0, minimumCompletions: 0, flags: [.getEvents])
+        submit()
         return submitter.completionsReady > 0
     }
 
@@ -310,6 +368,7 @@ internal import Synchronization
     @discardableResult
     func submit(waitsForOthers: Bool = false) -> Bool {
         var mustEnter = waitsForOthers
+        var vainEntries = 0
         while true {
             var count = submitter.unsubmitted
             let flags: EnterFlags = submitter.needsEnter ? [.getEvents] : []
@@ -317,52 +376,111 @@ internal import Synchronization
                 count = max(1, count)
                 mustEnter = false
             }
-            if count == 0 && flags.isEmpty { return true }
+            if count == 0 && flags.isEmpty {
+                if isRefused { noteTaken() }
+                return true
+            }
             noteEntry()
             if submitter.overflowPending { overflows.add(1, ordering: .relaxed) }
             let result = submitter.enter(submit: count, minimumCompletions: 0, flags: flags)
-            if result == -EINTR { continue }
-            if result >= 0 {
-                if count == 0 || submitter.unsubmitted == 0 { return true }
-                if result > 0 { continue }
+            if result >= 0, count == 0 || submitter.unsubmitted == 0 {
+                if isRefused { noteTaken() }
+                return true
             }
-            // Perhaps nobody comes back to this ring.
-            Observer.noteDeparture()
+            if result > 0 { continue }
+            // Interrupted, or another thread has taken what was there: but not again and again.
+            vainEntries += 1
+            if result == 0 || result == -EINTR, vainEntries < Self.mostInterruptions { continue }
+            noteRefusal(result)
             return false
         }
+    }
+
+    /// Whether the kernel did not take what it was given last.
+    @inline(__always)
+    var isRefused: Bool { refusal.load(ordering: .relaxed) != 0 }
+
+    @inline(never)
+    private func noteTaken() {
+        refusal.store(0, ordering: .relaxed)
+        refusalPause.store(0, ordering: .relaxed)
+    }
+
+    /// - Parameter result: of the entry.
+    @inline(never)
+    func noteRefusal(_ result: Int32) {
+        refusals.add(1, ordering: .relaxed)
+        refusal.store(result < 0 ? -result : EAGAIN, ordering: .relaxed)
+        Observer.noteDeparture()
+    }
+
+    /// A thread that is refused sleeps for longer each time.
+    func nextRefusalPause() -> Int64 {
+        let pause = max(
+            Self.shortestRefusalPause, min(Self.longestRefusalPause, refusalPause.load(ordering: .relaxed) * 2))
+        refusalPause.store(pause, ordering: .relaxed)
+        return pause
     }
 }
 
 extension Slot {
     /// Sleeps until the ring has a completion, submitting what it holds in the same system call.
-    func waitForCompletion(nanoseconds: Int64) {
+    ///
+    /// Returns false if the kernel lets the thread neither submit nor sleep: it must pause in another way before it tries
+    /// again.
+    func waitForCompletion(nanoseconds: Int64) -> Bool {
         noteEntry()
         let flags = waitFlags
-        // One entry: the caller looks at the ring and decides whether to sleep again. Errors are told by the next entry.
-        _ = submitter.enter(
-            submit: submitter.unsubmitted, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)
+        let count = submitter.unsubmitted
+        // One entry: the caller looks at the ring and decides whether to sleep again.
+        let result = submitter.enter(
+            submit: count, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)
+        if result > 0 || result == -ETIME || (result == 0 && (count == 0 || submitter.unsubmitted == 0)) {
+            if isRefused { noteTaken() }
+            interruptedWaits.store(0, ordering: .relaxed)
+            return true
+        }
+        if result == -EINTR || result == 0 {
+            // Signals, each of which has its own right to be handled at once; without end they are a fault.
+            let waits = interruptedWaits.load(ordering: .relaxed) + 1
+            interruptedWaits.store(waits, ordering: .relaxed)
+            if waits < Self.mostInterruptions { return true }
+        }
+        noteRefusal(result)
+        // To sleep needs less than to submit. Not for long: what is queued is to be tried again.
+        let pause = nextRefusalPause()
+        let slept = submitter.enter(
+            submit: 0, minimumCompletions: 1, flags: flags,
+            timeoutNanoseconds: nanoseconds < 0 ? pause : min(pause, nanoseconds))
+        return slept == 0 || slept == -ETIME
     }
 
     /// Wakes the thread that sleeps in the ring. No lock is held.
     func wakeSleeper() {
-        var isPushed = false
-        while true {
-            if Self.hasSynchronousMessages.load(ordering: .relaxed) {
+        if Self.hasSynchronousMessages.load(ordering: .relaxed) {
+            for _ in 0..<Self.mostInterruptions {
                 let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
                 if result == 0 { return }
                 if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }
+                if result != -EINTR { break }
             }
-            // Older kernels, or memory is short: a no-op in the sleeper's own ring. Nobody else would wake the thread, so
-            // this goes on until the kernel has taken it.
-            if !isPushed {
-                lock.lock()
-                isPushed = pushWakeUp()
-                lock.unlock()
-            }
-            if submit(), isPushed { return }
-            iocp_yield()
         }
+        // Older kernels, or memory is short: a no-op in the sleeper's own ring.
+        for _ in 0..<2 {
+            lock.lock()
+            let pushed = pushWakeUp()
+            lock.unlock()
+            let taken = submit()
+            if pushed { return }
+            if !taken { break }
+        }
+        // The ring is full, and the kernel takes nothing from it: the monitor tries again.
+        owesWakeUp.store(true, ordering: .sequentiallyConsistent)
+        Observer.noteDeparture()
     }
+
+    /// Whether the monitor is to try again what the kernel refused.
+    var needsRelief: Bool { isRefused || owesWakeUp.load(ordering: .relaxed) }
 
     private static let hasSynchronousMessages = Atomic<Bool>(true)
 }

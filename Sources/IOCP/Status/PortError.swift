@@ -75,6 +75,15 @@ extension PortError {
             "no descriptor is left for the library's epoll and eventfd; close some, or raise RLIMIT_NOFILE (ulimit -n)")
     }
 
+    /// The kernel did not take what is queued.
+    static func refused(_ code: Int32) -> PortError {
+        PortError(
+            .insufficientResources,
+            "the kernel does not take operations just now (errno \(code)): memory is short, or completions must be "
+                + "dequeued first. Those started stay queued and are tried again; free memory, or start fewer at a time"
+        )
+    }
+
     static func invalid(_ reason: String) -> PortError { PortError(.invalidParameter, reason) }
 
     /// The error of a failed system call at an edge of the library.
