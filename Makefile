@@ -8,12 +8,13 @@ THREAD_SCRATCH = .build/thread
 ADDRESS_SCRATCH = .build/address
 DOCUMENTATION = .build/documentation
 RESULTS = .build/iocp-bench-results.json
+REPORT = .build/iocp-bench-report.html
 # By name: what lies in the .build folders of the other packages is not ours.
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
-	Benchmarks/Package.swift Benchmarks/Sources
+	Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Tests
 
-.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick lint format docs \
-	setup clean
+.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
+	guards-record lint format docs setup clean
 
 setup:
 	@.ci/setup
@@ -21,7 +22,7 @@ setup:
 # Builds for release and runs the benchmark's default suites beside raw liburing and epoll, about a minute.
 run: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --json $(RESULTS)
+	@Benchmarks/.build/release/iocp-bench --json $(RESULTS) --report $(REPORT)
 
 test: setup test-library test-examples simulate
 
@@ -74,9 +75,23 @@ release: setup
 	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release --package-path Examples
 	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release --package-path Benchmarks
 
+# Counts that must not grow: heap allocations, entries into the kernel, instructions. No time is compared with anything.
+guards: setup
+	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
+	@Benchmarks/.build/release/iocp-bench guard
+
+# Records the instructions of a post and its dequeue for this compiler and architecture.
+guards-record: setup
+	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
+	@Benchmarks/.build/release/iocp-bench guard --record
+
+# Tests of the benchmark's own statistics, report and allocation counter.
+test-bench: setup
+	$(SWIFT) test --package-path Benchmarks
+
 bench-quick: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) echo file post schedule
+	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) --report $(REPORT) echo file post schedule
 
 lint:
 	$(SWIFT) format lint --strict --recursive $(FORMATTED)

@@ -12,14 +12,21 @@ final class ChildProcess {
     private var ended = false
     private let name: String
 
-    init(_ arguments: [String]) throws {
-        name = arguments.first ?? "?"
+    /// - Parameter program: another program than this executable; it is looked for on the PATH.
+    init(_ arguments: [String], program: String? = nil) throws {
+        name = program ?? arguments.first ?? "?"
         var input: Int32 = -1
         var output: Int32 = -1
         // `bench_spawn` copies nothing, but it returns only when the child has its own image.
         var strings = unsafe arguments.map { unsafe UnsafePointer<CChar>?(strdup($0)) }
         unsafe strings.append(nil)
-        process = unsafe strings.withUnsafeBufferPointer { unsafe bench_spawn($0.baseAddress, &input, &output) }
+        process = unsafe strings.withUnsafeBufferPointer {
+            if let program {
+                unsafe bench_spawn_program(program, program, $0.baseAddress, &input, &output)
+            } else {
+                unsafe bench_spawn($0.baseAddress, &input, &output)
+            }
+        }
         unsafe strings.forEach { unsafe free(UnsafeMutablePointer(mutating: $0)) }
         self.input = input
         self.output = output

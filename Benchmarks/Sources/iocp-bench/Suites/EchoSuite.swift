@@ -12,6 +12,7 @@ extension Suite {
                 title: "64 B, \(connections) connection\(connections == 1 ? "" : "s")",
                 operations: "messages",
                 traffic: Traffic(connections: connections, bytes: 64, depth: 1),
+                series: Case.Series(name: "64 B", variable: "connections", value: Double(connections)),
                 rows: echoRows
             )
         }
