@@ -7,6 +7,8 @@ struct Results: Codable, Sendable {
     var date = Date.now.ISO8601Format()
     var machine = Machine.current
     var settings: RunSettings
+    /// The libraries of others that were asked for, and whether they were there.
+    var peers: [PeerState]
     var suites: [SuiteResult]
 
     struct SuiteResult: Codable, Sendable {
@@ -47,8 +49,9 @@ struct Results: Codable, Sendable {
         }
     }
 
-    init(settings: RunSettings, suites: [Suite]) {
+    init(settings: RunSettings, suites: [Suite], peers: [PeerState]) {
         self.settings = settings
+        self.peers = peers
         self.suites = suites.map { suite in
             SuiteResult(
                 name: suite.name, summary: suite.summary,
@@ -73,7 +76,9 @@ struct Results: Codable, Sendable {
                     suites[suite].cases[item].rows[row].summary = Summary(rows[row].rounds, reference: reference)
                     for target in rows[row].targets.indices {
                         suites[suite].cases[item].rows[row].targets[target]
-                            .evaluate(rows[row].rounds, reference: reference)
+                            .evaluate(rows[row].rounds) { id in
+                                id.map { id in rows.first { $0.id == id }?.rounds } ?? reference
+                            }
                     }
                 }
             }

@@ -41,7 +41,7 @@ struct TargetTable {
                 target.atMost.map { "≤ " + figure.text($0) } ?? target.atLeast.map { "≥ " + figure.text($0) } ?? ""
             return [
                 index == 0 ? "  \(row.title)" : "",
-                figure.title,
+                target.title,
                 target.measured.map(figure.text) ?? "–",
                 target.rounds.map { "\(figure.text($0.min))–\(figure.text($0.max))" } ?? "",
                 bound,
