@@ -11,7 +11,8 @@ RESULTS = .build/iocp-bench-results.json
 REPORT = .build/iocp-bench-report.html
 # By name: what lies in the .build folders of the other packages is not ours.
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
-	Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Tests
+	Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Tests \
+	Benchmarks/Peers/NIO/Package.swift Benchmarks/Peers/NIO/Sources
 
 .PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
 	guards-record lint format docs setup clean
@@ -19,10 +20,11 @@ FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources 
 setup:
 	@.ci/setup
 
-# Builds for release and runs the benchmark's default suites beside raw liburing and epoll, about a minute.
+# Builds for release and runs the benchmark's default suites beside raw liburing and epoll, and beside those peers that
+# are there: one to two minutes. `make run PEERS=all` also builds SwiftNIO's row, which takes some minutes the first time.
 run: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --json $(RESULTS) --report $(REPORT)
+	@Benchmarks/.build/release/iocp-bench --json $(RESULTS) --report $(REPORT) $(if $(PEERS),--peers $(PEERS))
 
 test: setup test-library test-examples simulate
 
@@ -89,9 +91,10 @@ guards-record: setup
 test-bench: setup
 	$(SWIFT) test --package-path Benchmarks
 
+# Every row once, too briefly to measure anything: each byte is compared. The gate wants all peers to be there.
 bench-quick: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) --report $(REPORT) echo file post schedule
+	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) --report $(REPORT) $(if $(PEERS),--peers $(PEERS)) echo file post schedule
 
 lint:
 	$(SWIFT) format lint --strict --recursive $(FORMATTED)

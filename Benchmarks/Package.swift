@@ -17,7 +17,9 @@ if Context.environment["IOCP_WARNINGS_AS_ERRORS"] != nil {
 let package = Package(
     name: "swift-iocp-benchmarks",
     products: [
-        .executable(name: "iocp-bench", targets: ["iocp-bench"])
+        .executable(name: "iocp-bench", targets: ["iocp-bench"]),
+        // For the comparators that are packages of their own: see Peers/.
+        .library(name: "CBaselines", targets: ["CBaselines"]),
     ],
     dependencies: [
         .package(name: "swift-iocp", path: ".."),

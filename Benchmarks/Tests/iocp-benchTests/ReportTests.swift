@@ -97,7 +97,8 @@ struct ReportTests {
         for value in 1...1000 { histogram.record(UInt64(1000 + value)) }
         let latency = Latency(histogram)
         var results = Results(
-            settings: RunSettings(rounds: 2, warmUp: 0, fileBytes: 0, directory: "", quick: false), suites: [])
+            settings: RunSettings(rounds: 2, warmUp: 0, fileBytes: 0, directory: "", quick: false), suites: [],
+            peers: [])
         var subject = row(
             "iocp", .subject, [measurement(cpu: 12, latency: latency), measurement(cpu: 12, latency: latency)])
         subject.title = "this library <b>&\""

@@ -5,6 +5,7 @@
 #include "bench_allocations.h"
 #include "bench_echo.h"
 #include "bench_file.h"
+#include "bench_peer.h"
 #include "bench_post.h"
 #include "bench_process.h"
 #include "bench_schedule.h"

@@ -45,6 +45,15 @@ struct RunCommand: ParsableCommand {
     @Option(help: ArgumentHelp("Size of that file.", valueName: "MiB"))
     var fileSize: Int?
 
+    @Option(
+        help: ArgumentHelp(
+            """
+            Libraries of others to run beside: \(Peer.allCases.map(\.rawValue).joined(separator: ",")), all or none. \
+            Those that are named are built, and must be there (default: those that are there; SwiftNIO's row is built \
+            only when it is named, or with all).
+            """, valueName: "list"))
+    var peers: PeerSelection = .present
+
     @Flag(help: "One very short round: proves that everything works, measures nothing well.")
     var quick = false
 
@@ -78,7 +87,16 @@ struct RunCommand: ParsableCommand {
             quick: quick
         )
         bench_raise_descriptor_limit()
-        let results = try Runner(settings: settings, suites: selected).run()
+        var suites = selected
+        let used = Set(suites.flatMap(\.cases).flatMap(\.rows).compactMap(\.peer))
+        let states = peers.peers.filter(used.contains).map { PeerState($0, isAsked: peers.asks(for: $0)) }
+        let present = Set(states.filter { $0.missing == nil }.map(\.peer))
+        for suite in suites.indices {
+            for item in suites[suite].cases.indices {
+                suites[suite].cases[item].rows.removeAll { $0.peer.map { !present.contains($0) } ?? false }
+            }
+        }
+        let results = try Runner(settings: settings, suites: suites, peers: states).run()
         print(Table(results).text)
         let targets = TargetTable(results).text
         if !targets.isEmpty {
@@ -90,7 +108,7 @@ struct RunCommand: ParsableCommand {
             try Page([results]).write(to: report)
             print("Report: \(report)")
         }
-        if results.failures > 0 {
+        if results.failures > 0 || states.contains(where: { $0.missing != nil && peers.demands($0.peer) }) {
             throw ExitCode.failure
         }
     }
@@ -99,7 +117,8 @@ struct RunCommand: ParsableCommand {
     private var selected: [Suite] {
         let wanted =
             suites.isEmpty
-            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).map(\.id) : suites.flatMap(selection(named:))
+            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).filter(\.runsUnasked).map(\.id)
+            : suites.flatMap(selection(named:))
         return Suite.all.compactMap { suite in
             var suite = suite
             suite.cases = suite.cases.filter { wanted.contains($0.id) }.compactMap { item in
@@ -118,14 +137,22 @@ struct RunCommand: ParsableCommand {
     }
 
     private func printList() {
+        let states = Dictionary(uniqueKeysWithValues: Peer.allCases.map { ($0, PeerState($0, isAsked: false)) })
         for suite in Suite.all {
             print("\(suite.name): \(suite.summary)\(suite.runsUnasked ? "" : " (longer: runs when named)")")
             for item in suite.cases {
-                print("  \(item.id): \(item.title)")
+                let longer = suite.runsUnasked && !item.runsUnasked ? " (runs when named)" : ""
+                print("  \(item.id): \(item.title)\(longer)")
                 for row in item.rows {
-                    print("    \(row.id): \(row.title)\(row.role == .reference ? ", the reference" : "")")
+                    let missing = row.peer.flatMap { states[$0]?.missing } != nil ? " (not here)" : ""
+                    print("    \(row.id): \(row.title)\(row.role == .reference ? ", the reference" : "")\(missing)")
                 }
             }
+        }
+        print("peers:")
+        for peer in Peer.allCases {
+            let state = states[peer]!
+            print("  \(peer.rawValue): \(state.title)\(state.missing.map { ", not here; to have it: \($0)" } ?? "")")
         }
     }
 }

@@ -66,6 +66,21 @@ final class ChildProcess {
         }
     }
 
+    /// All that it prints until it ends by itself; a status other than 0 is an error.
+    func output(within seconds: Double) throws -> String {
+        let deadline = bench_now() + UInt64(seconds * 1e9)
+        var length = 1
+        while length > 0 {
+            var chunk = [UInt8](repeating: 0, count: 16384)
+            length = try check(
+                unsafe chunk.withUnsafeMutableBytes { unsafe bench_read(output, $0.baseAddress, $0.count, deadline) },
+                "waiting for \(name)")
+            unread += chunk[..<length]
+        }
+        try finish()
+        return String(decoding: unread, as: UTF8.self)
+    }
+
     /// Closes its input and waits for its end.
     func finish(within seconds: Double = 5) throws {
         closeInput()

@@ -8,6 +8,8 @@ struct Results: Codable, Sendable {
     var date = Date.now.ISO8601Format()
     var machine = Machine.current
     var settings: RunSettings
+    /// The libraries of others that were asked for, and whether they were there.
+    var peers: [PeerState]
     var suites: [SuiteResult]
 
     struct SuiteResult: Codable, Sendable {
@@ -50,8 +52,9 @@ struct Results: Codable, Sendable {
         }
     }
 
-    init(settings: RunSettings, suites: [Suite]) {
+    init(settings: RunSettings, suites: [Suite], peers: [PeerState]) {
         self.settings = settings
+        self.peers = peers
         self.suites = suites.map { suite in
             SuiteResult(
                 name: suite.name, summary: suite.summary,

@@ -19,12 +19,13 @@ struct RunSettings: Codable, Sendable {
 struct Runner {
     var settings: RunSettings
     var suites: [Suite]
+    var peers: [PeerState] = []
 
     private var file: String { settings.directory + "/iocp-bench-\(getpid()).data" }
     private var copy: String { settings.directory + "/iocp-bench-\(getpid()).copy" }
 
     func run() throws -> Results {
-        var results = Results(settings: settings, suites: suites)
+        var results = Results(settings: settings, suites: suites, peers: peers)
         var progress = Progress(
             steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
         let needsFile = suites.contains { [Suite.file.name, Suite.faces.name].contains($0.name) }
@@ -68,6 +69,10 @@ struct Runner {
             try measureWork(item, row, seconds: seconds)
         case .server(_, let isPinned, _):
             try measureServer(item, row, isPinned: isPinned, traffic: item.traffic!, seconds: seconds)
+        case .program(let program):
+            try measureServer(
+                item, row, isPinned: true, program: try PeerPrograms().path(program), traffic: item.traffic!,
+                seconds: seconds)
         }
     }
 
@@ -84,7 +89,7 @@ struct Runner {
     }
 
     private func measureServer(
-        _ item: Case, _ row: Row, isPinned: Bool, traffic: Traffic, seconds: Double
+        _ item: Case, _ row: Row, isPinned: Bool, program: String? = nil, traffic: Traffic, seconds: Double
     ) throws -> Measurement {
         let processors = Machine.allowedProcessors
         let pinned = isPinned && processors.count >= 2
@@ -92,10 +97,10 @@ struct Runner {
         let bufferBytes = min(max(512, 4 * traffic.bytes, traffic.bytes * traffic.depth), 65536)
 
         let server = try ChildProcess(
-            [
-                "_server", "--case", item.id, "--kind", row.id, "--connections", "\(traffic.connections + 8)",
-                "--buffer-bytes", "\(bufferBytes)",
-            ] + (pinned ? ["--processor", "\(processors.first!)"] : []))
+            (program == nil ? ["_server", "--case", item.id, "--kind", row.id] : [])
+                + ["--connections", "\(traffic.connections + 8)", "--buffer-bytes", "\(bufferBytes)"]
+                + (pinned ? ["--processor", "\(processors.first!)"] : []),
+            program: program)
         let port = try server.receive(ServerPort.self, within: 10).port
 
         let load = try ChildProcess(

@@ -37,6 +37,9 @@ struct Table {
         for row in results.suites.flatMap(\.cases).flatMap({ item in item.rows.map { (item, $0) } }) {
             lines += row.1.errors.map { "FAILED: \(row.0.id), \(row.1.id): \($0)" }
         }
+        lines += results.peers.compactMap { peer in
+            peer.missing.map { "MISSING: \(peer.title) (rows: \(peer.peer.rawValue)…). To have it: \($0)" }
+        }
         return lines.joined(separator: "\n")
     }
 

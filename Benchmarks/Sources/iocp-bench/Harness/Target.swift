@@ -62,12 +62,12 @@ enum Figure: String, Codable, Sendable {
     case worst
     /// Rate by the reference row's of the same round.
     case rateRatio
+    /// The same of median latencies.
+    case medianRatio
     /// The same of context switches for each operation.
     case switchesRatio
     /// The same of CPU time for each operation.
     case cpuRatio
-    /// The same of the median latency.
-    case medianRatio
     /// Time for each operation, in nanoseconds: the window by its operations.
     case timePerOperation
     /// The monitor's CPU time by that of one processor.
@@ -97,10 +97,10 @@ enum Figure: String, Codable, Sendable {
         case .p99: measurement.latency.map { Double($0.p99) }
         case .worst: measurement.latency.map { Double($0.max) }
         case .rateRatio: reference.map { measurement.rate / $0.rate }
-        case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
-        case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
         case .medianRatio:
             measurement.latency.flatMap { mine in reference?.latency.map { Double(mine.p50) / Double($0.p50) } }
+        case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
+        case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
         case .timePerOperation: 1e9 / measurement.rate
         case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
         case .cpuTime: Double(measurement.cpuNanoseconds)
@@ -128,9 +128,9 @@ enum Figure: String, Codable, Sendable {
         case .p99: "p99"
         case .worst: "worst"
         case .rateRatio: "rate × ref"
+        case .medianRatio: "p50 × ref"
         case .switchesRatio: "switch/op × ref"
         case .cpuRatio: "CPU/op × ref"
-        case .medianRatio: "p50 × ref"
         case .timePerOperation: "time/op"
         case .monitorShare: "monitor's CPU"
         case .cpuTime: "CPU time"

@@ -60,12 +60,25 @@ struct Page {
                 ("system", machine.system ?? ""),
                 ("memory", machine.memoryBytes.map { "\(Table.fixed(Double($0) / Double(1 << 30), 1)) GiB" } ?? ""),
                 ("liburing", machine.liburing), ("compiler", machine.compiler),
+                ("beside it", peers(of: machine)),
                 ("measured", dates.map(Self.readable).joined(separator: "; ")),
             ]
             facts.removeAll(where: \.1.isEmpty)
             return "<dl class=\"machine\">"
                 + facts.map { "<div><dt>\($0)</dt><dd>\(escaped($1))</dd></div>" }.joined() + "</dl>"
         }.joined()
+    }
+
+    /// The libraries of others, with their versions, and what is missing.
+    private func peers(of machine: Machine) -> String {
+        var texts: [String] = []
+        for peer in runs.filter({ $0.machine == machine }).flatMap(\.peers) {
+            let text = peer.missing == nil ? peer.title : "\(peer.title): missing"
+            if !texts.contains(text) {
+                texts.append(text)
+            }
+        }
+        return texts.joined(separator: ", ")
     }
 
     private static func readable(_ date: String) -> String {
