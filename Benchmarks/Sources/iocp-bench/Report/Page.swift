@@ -21,7 +21,7 @@ struct Page {
         <body>
         <header><h1>iocp-bench</h1>
         <p>I/O completion ports for Linux in Swift, held against raw liburing and others that do the same work.</p>
-        \(machines)</header>
+        \(machines)\(missing)</header>
         <main>
         <section class="strip" aria-label="Summary"><h2>In short</h2>
         <div class="cards">\(suites.map { Headline($0.suite).html }.joined())</div>
@@ -73,12 +73,21 @@ struct Page {
     private func peers(of machine: Machine) -> String {
         var texts: [String] = []
         for peer in runs.filter({ $0.machine == machine }).flatMap(\.peers) {
-            let text = peer.missing == nil ? peer.title : "\(peer.title): missing"
-            if !texts.contains(text) {
-                texts.append(text)
+            if peer.missing == nil, !texts.contains(peer.title) {
+                texts.append(peer.title)
             }
         }
         return texts.joined(separator: ", ")
+    }
+
+    /// Those that were not there, and what would bring them.
+    private var missing: String {
+        var seen: Set<String> = []
+        let items = runs.flatMap(\.peers).compactMap { peer -> String? in
+            guard let remedy = peer.missing, seen.insert(peer.title).inserted else { return nil }
+            return "<li>Not measured: \(escaped(peer.title)). To have it: \(escaped(remedy))</li>"
+        }
+        return items.isEmpty ? "" : "<ul class=\"absent\">\(items.joined())</ul>"
     }
 
     private static func readable(_ date: String) -> String {

@@ -48,6 +48,7 @@ enum Style {
         .matrix thead th,.matrix th[scope=row]{white-space:normal}.matrix th[scope=row]{min-width:9em}
         .matrix td{font-weight:600}td.none{color:var(--soft);font-weight:400}td.failed{text-align:left;color:var(--bad)}
         .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;background:var(--k);margin-right:.55em}
+        .absent{list-style:none;margin:0;padding:0;font-size:.86rem;color:var(--soft);overflow-wrap:anywhere}
         details{margin-top:.7em;font-size:.88rem}summary{cursor:pointer;color:var(--soft)}
         .case{padding:16px 18px;margin:14px 0;min-width:0}.case>h3{margin-bottom:.8em}
         .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:14px;margin-bottom:14px}
