@@ -19,6 +19,8 @@ let package = Package(
         .library(name: "IOUring", targets: ["IOUring"]),
         .library(name: "IOCP", targets: ["IOCP"]),
         .library(name: "IOCPHosting", targets: ["IOCPHosting", "CIOCPHosting"]),
+        // The same as libiocp_hosting.so, for C and C++ that are not built by SwiftPM; see `make hosting`.
+        .library(name: "iocp_hosting", type: .dynamic, targets: ["IOCPHosting", "CIOCPHosting"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.5.0")

@@ -261,6 +261,24 @@ private func forbid(_ call: UInt32, errno code: Int32) -> Bool {
     }
 }
 
+/// Bytes of the process's address space that are in use.
+func memoryInUse() -> UInt {
+    let file = open("/proc/self/statm", O_RDONLY)
+    defer { close(file) }
+    var text = [UInt8](repeating: 0, count: 64)
+    let length = read(file, &text, text.count)
+    let pages = String(decoding: text.prefix(max(0, length)), as: UTF8.self).split(separator: " ").first
+    return pages.flatMap { UInt($0) }.map { $0 * UInt(getpagesize()) } ?? 0
+}
+
+/// Lets the address space grow to so many bytes, or freely. For child processes only.
+func limitMemory(to bytes: UInt?) throws {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+    limit.rlim_cur = bytes ?? limit.rlim_max
+    try demand(setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0, "setrlimit")
+}
+
 /// Takes every descriptor that the process may still open. For child processes only.
 func holdDescriptors() {
     var limit = rlimit()

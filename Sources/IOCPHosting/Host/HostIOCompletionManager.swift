@@ -110,7 +110,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
 
     /// Bytes of the host's behind each OVERLAPPED: a multiple of ``HostOverlapped/alignment``.
     public func getHostOverlappedSize() throws(HResult) -> UInt32 {
-        guard core.condition != .failed else { throw .clrNotAvailable }
+        guard core.condition == .early || core.condition == .running else { throw .clrNotAvailable }
         return UInt32(OverlappedOperation.recordSize)
     }
 
