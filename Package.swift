@@ -63,6 +63,8 @@ let package = Package(
         // A runtime in C++ that drives a host through its v-table; InterfaceTests runs it.
         .executableTarget(
             name: "HostingClient", dependencies: ["IOCPHosting", "CIOCPHosting"], path: "Tests/HostingClient"),
+        // A host in C++, for a runtime in Swift.
+        .target(name: "HostingPeer", dependencies: ["IOCPHosting", "CIOCPHosting"], path: "Tests/HostingPeer"),
         // `make soak`: minutes of everything at once, each packet counted.
         .executableTarget(
             name: "Soak",
@@ -74,7 +76,8 @@ let package = Package(
         .testTarget(
             name: "IOCPHostingTests",
             dependencies: [
-                "IOCP", "IOCPHosting", "CIOCPHosting", .product(name: "SystemPackage", package: "swift-system"),
+                "IOCP", "IOCPHosting", "CIOCPHosting", "HostingPeer",
+                .product(name: "SystemPackage", package: "swift-system"),
             ], swiftSettings: modern),
     ]
 )

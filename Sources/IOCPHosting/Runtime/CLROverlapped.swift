@@ -70,7 +70,8 @@ internal import Synchronization
     ) throws(PortError) -> StartOutcome {
         guard unsafe overlapped.event & 1 == 0 else { return unsafe try body(overlapped) }
         guard isStarted.compareExchange(expected: false, desired: true, ordering: .acquiring).exchanged else {
-            throw PortError(.invalidParameter, "an operation is in flight with this OVERLAPPED; wait for its completion")
+            throw PortError(
+                .invalidParameter, "an operation is in flight with this OVERLAPPED; wait for its completion")
         }
         self.completion = completion
         // Before the start: modes are never taken back.
