@@ -13,6 +13,7 @@
 #include <malloc.h>
 #include <netinet/in.h>
 #include <stdexcept>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <thread>
 #include <unistd.h>
@@ -164,6 +165,72 @@ static void allocation(IHostIoCompletionManager *host, DWORD size, Runtime &runt
         std::free(room.overlapped);
     }
     for (int descriptor : {empty[1], full[1], drained[1], stuffed[0]}) close(descriptor);
+    runtime.completions = before;
+}
+
+/// What a start returns, and what is told: the end of a file, a warning, a pipe without a reader, a socket closed amid a
+/// receive.
+static void outcomes(IHostIoCompletionManager *host, DWORD size, Runtime &runtime) {
+    int before = runtime.completions, count = before;
+    Block block(size);
+    char buffer[4];
+    CHECK(host->InitializeHostOverlapped(block.overlapped) == S_OK);
+    auto opened = [&](int descriptor) {
+        HANDLE handle = nullptr;
+        CHECK(iocp_host_open(descriptor, &handle) == 0 && host->Bind(nullptr, handle) == S_OK);
+        return handle;
+    };
+    auto follows = [&](DWORD started, DWORD error, DWORD bytes) {
+        CHECK(started == 0 || started == ERROR_IO_PENDING);
+        CHECK(runtime.next(++count) && runtime.error == error && runtime.bytes == bytes);
+    };
+
+    HANDLE file = opened(memfd_create("outcomes", MFD_CLOEXEC));
+    follows(iocp_host_write(file, "0123456789", 10, block.overlapped), 0, 10);
+    block.overlapped->Offset = 8;
+    follows(iocp_host_read(file, buffer, 4, block.overlapped), 0, 2);
+    CHECK(!std::memcmp(buffer, "89", 2));
+    block.overlapped->Offset = 10;
+    follows(iocp_host_read(file, buffer, 4, block.overlapped), ERROR_HANDLE_EOF, 0);
+    block.overlapped->Offset = block.overlapped->OffsetHigh = 0xFFFFFFFF;
+    follows(iocp_host_write(file, "ab", 2, block.overlapped), 0, 2);
+    block.overlapped->Offset = 9, block.overlapped->OffsetHigh = 0;
+    follows(iocp_host_read(file, buffer, 4, block.overlapped), 0, 3);
+    CHECK(!std::memcmp(buffer, "9ab", 3));
+    CHECK(iocp_host_read(file, nullptr, 4, block.overlapped) == ERROR_NOACCESS);
+    CHECK(iocp_host_read(file, buffer, 4, nullptr) == ERROR_INVALID_PARAMETER);
+    CHECK(iocp_host_receive(file, buffer, 4, block.overlapped) == ERROR_INVALID_HANDLE);
+    block.overlapped->Offset = 0;
+
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0 && write(ends[1], "too long", 8) == 8);
+    HANDLE datagrams = opened(ends[0]);
+    follows(iocp_host_receive(datagrams, buffer, 4, block.overlapped), ERROR_MORE_DATA, 4);
+    close(ends[1]);
+
+    CHECK(pipe(ends) == 0);
+    HANDLE writer = opened(ends[1]);
+    close(ends[0]);
+    CHECK(iocp_host_write(writer, "x", 1, block.overlapped) == ERROR_NO_DATA);
+
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    HANDLE stream = opened(ends[0]);
+    CHECK(iocp_host_receive(stream, buffer, 4, block.overlapped) == ERROR_IO_PENDING);
+    CHECK(iocp_host_cancel(stream, nullptr) == 0);
+    follows(ERROR_IO_PENDING, ERROR_OPERATION_ABORTED, 0);
+    CHECK(iocp_host_cancel(stream, nullptr) == ERROR_NOT_FOUND);
+    CHECK(iocp_host_receive(stream, buffer, 4, block.overlapped) == ERROR_IO_PENDING);
+    CHECK(iocp_host_close(stream) == 0);
+    follows(ERROR_IO_PENDING, ERROR_CONNECTION_ABORTED, 0);
+    close(ends[1]);
+    CHECK(iocp_host_receive(stream, buffer, 4, block.overlapped) == ERROR_INVALID_HANDLE);
+
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    HANDLE peer = opened(ends[0]);
+    close(ends[1]);
+    follows(iocp_host_receive(peer, buffer, 4, block.overlapped), 0, 0);
+    CHECK(runtime.completions == count);
+    for (HANDLE handle : {file, datagrams, writer, peer}) CHECK(iocp_host_close(handle) == 0);
     runtime.completions = before;
 }
 
@@ -425,6 +492,7 @@ int main() {
     block.overlapped->hEvent = nullptr;
 
     allocation(host, size, runtime);
+    outcomes(host, size, runtime);
 
     // A port that is closed ends what is in flight on its handles before the call returns.
     CHECK(iocp_host_receive(near, buffer, sizeof buffer, block.overlapped) == 997);

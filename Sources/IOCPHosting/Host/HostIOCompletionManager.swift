@@ -155,6 +155,9 @@ public final class HostIOCompletionManager: IOCompletionHost {
         try core.available { () throws(HResult) in try core.bind(port, handle) }
     }
 
+    /// Starts the threads that are missing. Those that cannot be started now are started when they are needed;
+    /// ``Statistics/failedThreads`` counts the attempts.
+    ///
     /// - Throws: ``HResult/invalidArgument`` for more than the maximum.
     public func setMinThreads(_ count: UInt32) throws(HResult) {
         try core.available { () throws(HResult) in try core.setLimits(min: count) }
