@@ -6,9 +6,6 @@ import IOCP
 import IOCPHosting
 import Testing
 
-/// Whether the test program is instrumented: then a program that is not cannot load its library.
-private let isSanitized = dlsym(nil, "__tsan_init") != nil || dlsym(nil, "__asan_init") != nil
-
 /// Where the test program, the executables and the libraries lie, whatever the program is called.
 private func products() throws -> URL {
     let testProgram = try FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/exe")
@@ -40,6 +37,7 @@ struct InterfaceTests {
 
     @Test(
         "a program in C, and one in C++, are built with the header and the shared library alone, and work",
+        // A program that is not instrumented cannot load a library that is.
         .enabled(if: !isSanitized),
         arguments: [
             ("plain.c", "cc", ["-std=c99"], "error 0, 5 bytes: hello\n"),

@@ -10,6 +10,9 @@ import Testing
 /// Long enough for a loaded machine, short enough not to look like a hang.
 let patience = Duration.seconds(30)
 
+/// Whether the test program is instrumented.
+let isSanitized = dlsym(nil, "__tsan_init") != nil || dlsym(nil, "__asan_init") != nil
+
 /// Gives the processor away until a condition holds. Fails the test if it does not within `patience`.
 func until(
     _ what: @autoclosure () -> String, _ location: SourceLocation = #_sourceLocation, _ condition: () throws -> Bool
