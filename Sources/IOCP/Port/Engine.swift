@@ -352,6 +352,11 @@ enum Engine {
                 Outcomes.closeDescriptor(auxiliary)
             }
             if rearms {
+                // It may have waited for a buffer that an empty datagram did not need: those behind it come first.
+                if unsafe record.pointee.kind == .receiveContinuously, !flags.contains(.lentBuffer) {
+                    let group = unsafe record.pointee.details!.pointee.group!
+                    _ = unsafe group._withUnsafeGuaranteedRef { $0.noteUnused(in: slot) }
+                }
                 // What came before the end was asked for is delivered; then the record comes round to see the reason.
                 if unsafe Outcomes.interruption(record) != nil {
                     unsafe record.pointee.flags = record.pointee.flags.union(.polling)
@@ -370,7 +375,7 @@ enum Engine {
                 unsafe pushNext(next, slot)
                 pushed = true
             }
-            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteEnd(in: slot) }) {
+            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteUnused(in: slot) }) {
                 pushed = true
             }
             return yields
