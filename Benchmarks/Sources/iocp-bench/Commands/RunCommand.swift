@@ -75,7 +75,7 @@ struct RunCommand: ParsableCommand {
             rounds: rounds ?? (quick ? 1 : 3),
             seconds: seconds ?? (quick ? 0.1 : nil),
             warmUp: quick ? 0.05 : 0.15,
-            fileBytes: UInt64(fileSize ?? (quick ? 32 : 256)) << 20,
+            fileBytes: UInt64(fileSize ?? fittingFileSize) << 20,
             directory: directory,
             quick: quick
         )
@@ -102,11 +102,20 @@ struct RunCommand: ParsableCommand {
         }
     }
 
+    /// 1 GiB where files are what the user asks for, as far as the disk holds it and its copy.
+    private var fittingFileSize: Int {
+        if quick { return 32 }
+        guard suites.contains(where: { $0.hasPrefix(Suite.file.name) }) else { return 256 }
+        let free = unsafe bench_free_bytes(directory)
+        return free < 0 ? 256 : max(32, min(1024, Int(free >> 20) / 4))
+    }
+
     /// The suites with only the chosen cases and rows.
     private var selected: [Suite] {
         let wanted =
             suites.isEmpty
-            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).filter(\.runsUnasked).map(\.id) : suites.flatMap(selection(named:))
+            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).filter(\.runsUnasked).map(\.id)
+            : suites.flatMap(selection(named:))
         return Suite.all.compactMap { suite in
             var suite = suite
             suite.cases = suite.cases.filter { wanted.contains($0.id) }.compactMap { item in

@@ -86,14 +86,18 @@ enum LibraryPost {
     }
 
     /// Producers post as fast as they can, consumers dequeue one at a time, on one port.
-    static func many(_ settings: WorkSettings, producers: Int, consumers: Int, packets: Int) throws -> Measurement {
+    ///
+    /// - Parameter limit: how many consumers may run at a time.
+    static func many(
+        _ settings: WorkSettings, producers: Int, consumers: Int, limit: Int, packets: Int
+    ) throws -> Measurement {
         var operations = 0
         var outcome = bench_outcome()
         unsafe bench_outcome_begin(&outcome)
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
             // As in C, each repetition has fresh threads and a fresh queue.
-            try repetition(producers: producers, consumers: consumers, packets: packets)
+            try repetition(producers: producers, consumers: consumers, limit: limit, packets: packets)
             operations += producers * packets
         } while bench_now() < deadline
         unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
@@ -136,8 +140,8 @@ enum LibraryPost {
         var sum: UInt = 0
     }
 
-    private static func repetition(producers: Int, consumers: Int, packets: Int) throws {
-        let port = try CompletionPort(concurrencyLimit: consumers)
+    private static func repetition(producers: Int, consumers: Int, limit: Int, packets: Int) throws {
+        let port = try CompletionPort(concurrencyLimit: limit)
         let barrier = StartBarrier(threads: producers + consumers)
         let taken = Mutex(Tally())
         let consuming = try (0..<consumers).map { _ in
