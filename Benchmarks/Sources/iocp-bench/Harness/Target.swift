@@ -41,6 +41,13 @@ struct Target: Codable, Sendable {
 
     var isBounded: Bool { atMost != nil || atLeast != nil }
 
+    /// What was measured, in words: with more digits where it misses its bound by less than these show.
+    func text(_ measured: Double) -> String {
+        let text = figure.text(measured)
+        guard reached == false, let bound = atMost ?? atLeast, text == figure.text(bound) else { return text }
+        return Table.fixed(measured, 4)
+    }
+
     /// The bound in words; empty if there is none.
     var bound: String {
         atMost.map { "≤ " + figure.text($0) } ?? atLeast.map { "≥ " + figure.text($0) } ?? ""

@@ -40,7 +40,7 @@ struct TargetTable {
             return [
                 index == 0 ? "  \(row.title)" : "",
                 target.title,
-                target.measured.map(figure.text) ?? "–",
+                target.measured.map(target.text) ?? "–",
                 target.rounds.map { "\(figure.text($0.min))–\(figure.text($0.max))" } ?? "",
                 target.bound,
                 target.reached.map { $0 ? "reached" : "MISSED" } ?? "",

@@ -15,7 +15,7 @@ struct Headline {
                             reached += 1
                         } else {
                             missed.append(
-                                "\(item.title): \(target.title(in: item)) \(target.figure.text(measured)), "
+                                "\(item.title): \(target.title(in: item)) \(target.text(measured)), "
                                     + "to reach \(target.bound)")
                         }
                     }
@@ -29,8 +29,6 @@ struct Headline {
         var ratio: Spread
         var subject: String
     }
-
-    private static let mostNarrow = 3
 
     let suite: Results.SuiteResult
     /// Those that the library is held against, in the order of the rows: identifier and title.
@@ -61,10 +59,12 @@ struct Headline {
     struct Line: Equatable {
         var title: String
         var contestant: Contestant
-        /// The library's CPU time, in words: `3 % less than raw liburing`, in two parts.
+        /// The library's CPU time, in words: `3 % less than raw liburing`, in two parts. The median of the cases.
         var words: String
         var than: String
-        /// The library's rate by the other's.
+        /// How far the cases are apart; empty if there is only one.
+        var range: String
+        /// The library's rate by the other's, the median of the cases.
         var rate: String
     }
 
@@ -77,11 +77,13 @@ struct Headline {
                 return Comparison(subject, to: row)
             }
             let ratios = comparisons.compactMap(\.cpu?.median)
-            guard !ratios.isEmpty else { return nil }
-            let words = Comparison.words(ratios)
+            guard let typical = Spread(ratios) else { return nil }
+            let words = Comparison.words([typical.median])
             return Line(
                 title: Self.short(other.title), contestant: other.contestant, words: words,
-                than: words == Comparison.same ? "as" : "than", rate: Self.range(comparisons.compactMap(\.rate?.median))
+                than: words == Comparison.same ? "as" : "than",
+                range: ratios.count > 1 ? Comparison.words(ratios) : "",
+                rate: Spread(comparisons.compactMap(\.rate?.median)).map { Table.fixed($0.median, 2) } ?? "–"
             )
         }
     }
@@ -95,7 +97,7 @@ struct Headline {
         let verdicts = Verdicts(suite.cases)
         let name = escaped(suite.name)
         var parts = [
-            "<article class=\"card\(others.count > Self.mostNarrow ? " wide" : "")\"><h3>",
+            "<article class=\"card\"><h3>",
             "<a href=\"#\(name)\">\(name)</a>",
         ]
         if verdicts.total > 0 {
@@ -119,17 +121,12 @@ struct Headline {
     private var linesHTML: String {
         let items = lines.map { line in
             "<li class=\"\(line.contestant.style)\"><b>\(line.words)</b> <span>\(line.than) \(escaped(line.title))</span>"
-                + "<small>\(line.rate) × its rate</small></li>"
+                + "<small>\(line.range.isEmpty ? "" : "\(line.range), by case; ")\(line.rate) × its rate</small></li>"
         }
         guard !items.isEmpty else { return "" }
-        return "<p class=\"lead\">This library’s CPU time for each \(escaped(operation)):</p>"
+        return "<p class=\"lead\">This library’s CPU time for each \(escaped(operation))"
+            + "\(suite.cases.count > 1 ? ", median of the cases" : ""):</p>"
             + "<ul class=\"verdicts\">\(items.joined())</ul>"
-    }
-
-    private static func range(_ values: [Double]) -> String {
-        guard let least = values.min(), let greatest = values.max() else { return "–" }
-        let texts = [Table.fixed(least, 2), Table.fixed(greatest, 2)]
-        return texts[0] == texts[1] ? texts[0] : texts.joined(separator: "–")
     }
 
     private var table: String {
@@ -160,6 +157,6 @@ struct Headline {
 
     /// A title without the language it is written in.
     private static func short(_ title: String) -> String {
-        title.hasSuffix(" (C)") ? String(title.dropLast(4)) : title
+        [" (C)", " (C++)"].first { title.hasSuffix($0) }.map { String(title.dropLast($0.count)) } ?? title
     }
 }

@@ -130,7 +130,7 @@ struct Page {
                     + "greatest of the rounds.</figcaption></figure>"
             }
         }
-        return figures.isEmpty ? "" : "<div class=\"figures\">\(figures.joined())</div>"
+        return figures.isEmpty ? "" : "<div class=\"figures curves\">\(figures.joined())</div>"
     }
 
     // MARK: A case
@@ -205,7 +205,7 @@ struct Page {
                 }
                 let figure =
                     "\(escaped(row.title)): \(escaped(target.title(in: item))) "
-                    + "<b>\(escaped(target.figure.text(measured)))</b>"
+                    + "<b>\(escaped(target.text(measured)))</b>"
                 guard let reached = target.reached else { return "<li class=\"open\"><b>·</b> \(figure)</li>" }
                 return "<li class=\"\(reached ? "good" : "bad")\"><b>\(reached ? "✓" : "✗")</b> \(figure), to reach "
                     + "\(escaped(target.bound)): \(reached ? "reached" : "not reached")</li>"

@@ -23,10 +23,10 @@ enum Style {
         .about,.caption{margin:.1em 0 .9em;color:var(--soft);max-width:75ch}.caption{font-size:.9rem}.strip .caption{margin-top:1em}
         .machine{display:flex;flex-wrap:wrap;gap:.35em 1.6em;margin:0 0 .5em;font-size:.86rem}
         .machine div{display:flex;gap:.5em}dt{color:var(--soft)}dd{margin:0}
-        .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,500px),1fr));gap:18px}
+        .cards{display:grid;grid-template-columns:minmax(0,1fr);gap:18px}
         .card,.case,figure{background:var(--card);border:1px solid var(--line);border-radius:10px}
-        .card{padding:16px 18px;min-width:0}.card.wide{grid-column:1/-1}
-        .wide .verdicts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:.25em 1.4em}
+        .card{padding:16px 18px;min-width:0}
+        .verdicts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,300px),1fr));gap:.25em 1.4em}
         .verdicts small{display:block;color:var(--soft);font-size:.82rem}.card h3{display:flex;flex-wrap:wrap;gap:.3em .8em;align-items:center;
         justify-content:space-between;font-size:1.2rem}
         .card .about{margin:.1em 0 .8em;font-size:.9rem}.lead{margin:0 0 .3em;font-weight:600}
@@ -45,13 +45,14 @@ enum Style {
         th[scope=row]{font-weight:500}tr.ours th,tr.ours td{font-weight:650}
         tr.ours td{background:color-mix(in srgb,var(--iocp) 9%,transparent)}
         th[scope=row]{white-space:normal;min-width:11em;max-width:17em}
-        .matrix thead th,.matrix th[scope=row]{white-space:normal}.matrix th[scope=row]{min-width:9em}
+        .matrix thead th,.matrix th[scope=row]{white-space:normal}.matrix thead th{min-width:5.6em}.matrix th[scope=row]{min-width:9em}
         .matrix td{font-weight:600}td.none{color:var(--soft);font-weight:400}td.failed{text-align:left;color:var(--bad)}
         .dot{display:inline-block;width:.7em;height:.7em;border-radius:50%;background:var(--k);margin-right:.55em}
         .absent{list-style:none;margin:0;padding:0;font-size:.86rem;color:var(--soft);overflow-wrap:anywhere}
         details{margin-top:.7em;font-size:.88rem}summary{cursor:pointer;color:var(--soft)}
         .case{padding:16px 18px;margin:14px 0;min-width:0}.case>h3{margin-bottom:.8em}
         .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,330px),1fr));gap:14px;margin-bottom:14px}
+        .curves{grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))}
         @media(min-width:760px){.tall{grid-template-columns:1fr 1fr}.tall>:nth-child(3){grid-area:1/2/span 2}}
         figure{margin:0;padding:13px 14px;min-width:0}.case figure{background:none}
         figcaption{margin-top:.6em;font-size:.8rem;color:var(--soft)}
