@@ -69,6 +69,11 @@ public final class BufferGroup: @unchecked Sendable {
         }
         let core = try port.open([])
         try core.refuseIfInherited()
+        guard core.slots.count * buffersPerRing <= Self.mostBuffers else {
+            throw .invalid(
+                "a group has at most \(Self.mostBuffers) buffers; \(core.slots.count) rings of \(buffersPerRing) are more"
+            )
+        }
         let identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         var parts: [Part] = []
         do {
@@ -89,12 +94,16 @@ public final class BufferGroup: @unchecked Sendable {
         }
     }
 
-    /// The object of a lent buffer, which keeps the group alive while it is out.
-    func lend(_ index: Int, slot: Int, bytes: Int) -> LentBuffer {
-        let buffer = parts[slot].lent[index]
-        buffer.goOut(bytes: bytes, of: self)
-        return buffer
+    /// Buffers that a packet can name.
+    static let mostBuffers = 1 << 24 - 1
+
+    /// Lends a buffer, which keeps the group alive while it is out. Returns its number in the group.
+    func lend(_ index: Int, slot: Int, bytes: Int) -> Int {
+        parts[slot].lent[index].goOut(bytes: bytes, of: self)
+        return slot * buffersPerRing + index
     }
+
+    func buffer(_ number: Int) -> LentBuffer { parts[number / buffersPerRing].lent[number % buffersPerRing] }
 
     /// A buffer is the kernel's again; a receive that waits for one goes on.
     func giveBack(_ index: Int, slot number: Int) {
@@ -122,9 +131,9 @@ public final class BufferGroup: @unchecked Sendable {
         return resumeNext(part)
     }
 
-    /// A receive has ended that may have been let on for a buffer it did not take: the buffer is the next one's. Under
-    /// the slot's lock. Returns whether one goes on.
-    func noteEnd(in slot: Slot) -> Bool {
+    /// A receive has ended, or had an empty datagram, that may have been let on for a buffer it did not take: the buffer
+    /// is the next one's. Under the slot's lock. Returns whether one goes on.
+    func noteUnused(in slot: Slot) -> Bool {
         let part = parts[Int(slot.index)]
         return part.taken < buffersPerRing && resumeNext(part)
     }

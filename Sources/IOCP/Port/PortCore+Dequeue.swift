@@ -25,23 +25,23 @@ extension PortCore {
     /// the oldest and keeps its place.
     @inline(__always)
     func takeQuickly() -> PacketEntry? {
-        guard queuedMirror.load(ordering: .relaxed) > 0 else { return nil }
+        guard isQueuedMirror.load(ordering: .relaxed) else { return nil }
         return unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
             guard me.isTied(to: self), let slot = unsafe me.leasedReference,
-                unsafe slot._withUnsafeGuaranteedRef({ !$0.hasCompletions && $0.submitter.unsubmitted == 0 })
+                unsafe slot._withUnsafeGuaranteedRef({ $0.isQuiet })
             else { return nil }
             lock.lock()
-            guard isOrdinary, !isClosed, scheduler.queued > 0, scheduler.running <= limit,
-                unsafe me.state.pointee.isCounted
+            guard !isUnusual, scheduler.queued > 0, !scheduler.runsTooMany, unsafe me.state.pointee.isCounted
             else {
                 lock.unlock()
                 return nil
             }
             _ = scheduler.takeMore(atMost: 1)
             let entry = packets.removeFirst()
-            let left = scheduler.queued
-            queuedMirror.store(left, ordering: .relaxed)
-            if left == 0 { quickMirror.store(true, ordering: .relaxed) }
+            if scheduler.queued == 0 {
+                isQueuedMirror.store(false, ordering: .relaxed)
+                quickMirror.store(true, ordering: .relaxed)
+            }
             lock.unlock()
             unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
             return entry
@@ -123,7 +123,7 @@ extension PortCore {
         me.isOut.store(false, ordering: .relaxed)
         defer { me.isOut.store(true, ordering: .relaxed) }
         unsafe me.leasedReference?._withUnsafeGuaranteedRef { $0.endRound() }
-        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+        if deadline.isImmediate || isQueuedMirror.load(ordering: .relaxed) {
             unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
 
@@ -190,12 +190,16 @@ extension PortCore {
         return more + 1
     }
 
+    /// How long a thread stands back from a ring with the wake-up of another.
+    private static let standBackPause: Int64 = 50_000
+
     /// Sleeps until a packet is handed over, the deadline, a call, or the end of the port. Entered with the lock held.
     func wait(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
         unsafe scheduler.wait(me.state)
         me.delivery = .none
+        var standsBack = false
         while true {
             publish()
             let slot = me.leasedSlot
@@ -208,7 +212,11 @@ extension PortCore {
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
             var wasWoken = false
             if mayBeInterrupted {
-                if let slot { wasWoken = me.sleep(in: slot, deadline) } else { wasWoken = me.park(deadline) }
+                if let slot, !standsBack {
+                    wasWoken = me.sleep(in: slot, deadline)
+                } else {
+                    wasWoken = me.park(standsBack ? deadline.atMost(nanoseconds: Self.standBackPause) : deadline)
+                }
             }
             if alertable { me.endAlertable() }
 
@@ -226,6 +234,11 @@ extension PortCore {
                     return .packets(count)
                 }
                 redistribute()
+                // At the ring's head is the wake-up of another sleeper, who has yet to see it: until then the ring is no
+                // place to sleep.
+                standsBack = slot.isWatched && slot.submitter.completionsReady > 0
+            } else {
+                standsBack = false
             }
             switch me.delivery {
             case .none:
