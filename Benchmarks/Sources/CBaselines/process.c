@@ -23,7 +23,12 @@ extern char **environ;
 enum { ARGUMENTS = 64 };
 
 pid_t bench_spawn(const char *const *arguments, int *input, int *output) {
-    char *copy[ARGUMENTS + 2] = {"iocp-bench"};
+    return bench_spawn_program("/proc/self/exe", "iocp-bench", arguments, input, output);
+}
+
+pid_t bench_spawn_program(const char *program, const char *name, const char *const *arguments, int *input,
+                          int *output) {
+    char *copy[ARGUMENTS + 2] = {(char *)name};
     int count = 0;
     while (arguments[count] && count < ARGUMENTS) {
         copy[count + 1] = (char *)arguments[count];
@@ -43,7 +48,7 @@ pid_t bench_spawn(const char *const *arguments, int *input, int *output) {
     posix_spawn_file_actions_adddup2(&actions, to[0], STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&actions, from[1], STDOUT_FILENO);
     pid_t process;
-    int error = posix_spawn(&process, "/proc/self/exe", &actions, NULL, copy, environ);
+    int error = posix_spawnp(&process, program, &actions, NULL, copy, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(to[0]);
     close(from[1]);

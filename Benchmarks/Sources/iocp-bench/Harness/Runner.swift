@@ -19,12 +19,13 @@ struct RunSettings: Codable, Sendable {
 struct Runner {
     var settings: RunSettings
     var suites: [Suite]
+    var peers: [PeerState] = []
 
     private var file: String { settings.directory + "/iocp-bench-\(getpid()).data" }
     private var copy: String { settings.directory + "/iocp-bench-\(getpid()).copy" }
 
     func run() throws -> Results {
-        var results = Results(settings: settings, suites: suites)
+        var results = Results(settings: settings, suites: suites, peers: peers)
         var progress = Progress(
             steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
         let needsFile = suites.contains { [Suite.file.name, Suite.faces.name].contains($0.name) }
@@ -61,12 +62,17 @@ struct Runner {
 
     private func rounds(of item: Case) -> Int { min(settings.rounds, item.roundsAtMost ?? .max) }
 
-    private func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
+    /// One round of one row.
+    func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
         switch row.body {
         case .work:
             try measureWork(item, row, seconds: seconds)
         case .server(_, let isPinned, _):
             try measureServer(item, row, isPinned: isPinned, traffic: item.traffic!, seconds: seconds)
+        case .program(let program):
+            try measureServer(
+                item, row, isPinned: true, program: try PeerPrograms().path(program), traffic: item.traffic!,
+                seconds: seconds)
         }
     }
 
@@ -83,7 +89,7 @@ struct Runner {
     }
 
     private func measureServer(
-        _ item: Case, _ row: Row, isPinned: Bool, traffic: Traffic, seconds: Double
+        _ item: Case, _ row: Row, isPinned: Bool, program: String? = nil, traffic: Traffic, seconds: Double
     ) throws -> Measurement {
         let processors = Machine.allowedProcessors
         let pinned = isPinned && processors.count >= 2
@@ -91,10 +97,10 @@ struct Runner {
         let bufferBytes = min(max(512, 4 * traffic.bytes, traffic.bytes * traffic.depth), 65536)
 
         let server = try ChildProcess(
-            [
-                "_server", "--case", item.id, "--kind", row.id, "--connections", "\(traffic.connections + 8)",
-                "--buffer-bytes", "\(bufferBytes)",
-            ] + (pinned ? ["--processor", "\(processors.first!)"] : []))
+            (program == nil ? ["_server", "--case", item.id, "--kind", row.id] : [])
+                + ["--connections", "\(traffic.connections + 8)", "--buffer-bytes", "\(bufferBytes)"]
+                + (pinned ? ["--processor", "\(processors.first!)"] : []),
+            program: program)
         let port = try server.receive(ServerPort.self, within: 10).port
 
         let load = try ChildProcess(
@@ -119,6 +125,9 @@ struct Runner {
         func scaled(_ key: KeyPath<ServerSnapshot, UInt64>) -> UInt64 {
             UInt64((Double(after[keyPath: key] - before[keyPath: key]) * scale).rounded())
         }
+        let allocations = after.allocations.flatMap { after in
+            before.allocations.map { UInt64((Double(after - $0) * scale).rounded()) }
+        }
         return Measurement(
             operations: result.messages,
             seconds: result.seconds,
@@ -126,6 +135,7 @@ struct Runner {
             voluntarySwitches: scaled(\.voluntarySwitches),
             involuntarySwitches: scaled(\.involuntarySwitches),
             systemCalls: after.systemCalls == 0 ? nil : scaled(\.systemCalls),
+            allocations: allocations,
             latency: result.latency,
             loadNanoseconds: result.cpuNanoseconds,
             counts: after.counts.isEmpty

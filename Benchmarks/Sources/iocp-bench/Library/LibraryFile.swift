@@ -26,6 +26,7 @@ enum LibraryFile {
         var inFlight = depth
         var outcome = bench_outcome()
 
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         var now = outcome.nanoseconds
         let deadline = now + settings.nanoseconds
@@ -56,7 +57,7 @@ enum LibraryFile {
             }
             operations += UInt64(count)
         }
-        unsafe bench_outcome_end(&outcome, operations, -1)
+        try unsafe bench_outcome_end(&outcome, operations, calls.made())
         return Measurement(outcome, latency: samples.latency)
     }
 
@@ -86,6 +87,7 @@ enum LibraryFile {
         var inFlight = 0
         var outcome = bench_outcome()
 
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         func readNext(_ chunk: Chunk) throws {
             guard next < length else { return }
@@ -124,7 +126,7 @@ enum LibraryFile {
                 }
             }
         }
-        unsafe bench_outcome_end(&outcome, UInt64(length), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(length), calls.made())
         return Measurement(outcome, scale: 1 << 20)
     }
 }

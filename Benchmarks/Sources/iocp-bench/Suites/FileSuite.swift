@@ -14,6 +14,8 @@ extension Suite {
             id: "file/read-d\(depth)",
             title: "random 4 KiB reads, page cache, depth \(depth)",
             operations: "reads",
+            series: Case.Series(
+                name: "random reads, page cache", variable: "reads in flight", value: Double(depth)),
             rows: [
                 Row(
                     id: "iocp", title: "this library", role: .subject,
