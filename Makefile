@@ -14,13 +14,8 @@ FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources 
 	Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Tests \
 	Benchmarks/Peers/NIO/Package.swift Benchmarks/Peers/NIO/Sources
 
-<<<<<<< HEAD
-.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick lint format docs \
-	hosting setup clean
-=======
 .PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
-	guards-record lint format docs setup clean
->>>>>>> 66f1131ebba62ac2e9d005d02059d12af96d5682
+	guards-record hosting lint format docs setup clean
 
 setup:
 	@.ci/setup

@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -60,6 +61,31 @@ pid_t bench_spawn_program(const char *program, const char *name, const char *con
     *input = to[1];
     *output = from[0];
     return process;
+}
+
+// The sum of the lines, in KiB, that begin with one of the names.
+static int64_t sum_of_lines(const char *path, const char *const *names) {
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return -errno;
+    char line[256];
+    int64_t sum = 0;
+    while (fgets(line, sizeof line, file))
+        for (const char *const *name = names; *name; name++)
+            if (!strncmp(line, *name, strlen(*name)))
+                sum += strtoll(line + strlen(*name), NULL, 10) << 10;
+    fclose(file);
+    return sum;
+}
+
+int64_t bench_process_memory(pid_t process) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)process);
+    return sum_of_lines(path, (const char *const[]){"Private_Clean:", "Private_Dirty:", NULL});
+}
+
+int64_t bench_kernel_memory(void) {
+    return sum_of_lines("/proc/meminfo", (const char *const[]){"Slab:", NULL});
 }
 
 int bench_wait(pid_t process, uint64_t deadline) {

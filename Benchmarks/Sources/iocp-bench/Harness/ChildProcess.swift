@@ -49,6 +49,11 @@ final class ChildProcess {
             bytes.withUnsafeBytes { unsafe bench_write(input, $0.baseAddress, $0.count) }, "telling \(name)")
     }
 
+    /// Bytes in pages of its own.
+    var memory: Int64 {
+        get throws { try check(bench_process_memory(process), "looking at the memory of \(name)") }
+    }
+
     /// Tells the child to end.
     func closeInput() {
         guard input >= 0 else { return }

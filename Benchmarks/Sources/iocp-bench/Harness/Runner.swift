@@ -28,7 +28,7 @@ struct Runner {
         var results = Results(settings: settings, suites: suites, peers: peers)
         var progress = Progress(
             steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
-        let needsFile = suites.contains { [Suite.file.name, Suite.faces.name].contains($0.name) }
+        let needsFile = suites.contains { [Suite.file.name, Suite.scale.name, Suite.faces.name].contains($0.name) }
         defer {
             for path in needsFile ? [file, copy] : [] {
                 _ = unsafe unlink(path)
@@ -98,7 +98,7 @@ struct Runner {
 
         let server = try ChildProcess(
             (program == nil ? ["_server", "--case", item.id, "--kind", row.id] : [])
-                + ["--connections", "\(traffic.connections + 8)", "--buffer-bytes", "\(bufferBytes)"]
+                + ["--connections", "\(traffic.connections + traffic.idle + 8)", "--buffer-bytes", "\(bufferBytes)"]
                 + (pinned ? ["--processor", "\(processors.first!)"] : []),
             program: program)
         let port = try server.receive(ServerPort.self, within: 10).port
@@ -107,7 +107,13 @@ struct Runner {
             [
                 "_load", "--port", "\(port)", "--connections", "\(traffic.connections)", "--bytes", "\(traffic.bytes)",
                 "--depth", "\(traffic.depth)", "--seconds", "\(seconds)", "--warm-up", "\(settings.warmUp)",
+                "--idle", "\(traffic.idle)",
             ] + (pinned ? ["--processor", "\(processors.last!)"] : []))
+        var idle: [String: UInt64] = [:]
+        if traffic.idle > 0 {
+            idle = try waitForIdle(traffic.idle, at: server, from: load)
+            try load.send("go")
+        }
         _ = try load.receive(LoadStarted.self, within: settings.warmUp + 30)
         try server.send("mark")
         let before = try server.receive(ServerSnapshot.self, within: 5)
@@ -138,8 +144,34 @@ struct Runner {
             allocations: allocations,
             latency: result.latency,
             loadNanoseconds: result.cpuNanoseconds,
-            counts: after.counts.isEmpty
-                ? nil : after.counts.merging(before.counts) { $0 > $1 ? $0 - $1 : 0 }
+            counts: after.counts.isEmpty && idle.isEmpty
+                ? nil : after.counts.merging(before.counts) { $0 > $1 ? $0 - $1 : 0 }.merging(idle) { $1 }
         )
+    }
+
+    /// Waits until the server has accepted the idle connections, and returns what they added to its memory.
+    private func waitForIdle(_ count: Int, at server: ChildProcess, from load: ChildProcess) throws -> [String: UInt64]
+    {
+        // It has come to its first wait: what it needs whatever connects is there.
+        bench_sleep(50_000_000)
+        let before = try server.memory
+        let kernelBefore = try check(bench_kernel_memory(), "looking at the kernel's memory")
+        try load.send("go")
+        _ = try load.receive(LoadIdle.self, within: 60)
+        let deadline = bench_now() + 30_000_000_000
+        while true {
+            try server.send("mark")
+            guard try server.receive(ServerSnapshot.self, within: 5).accepts < count else { break }
+            guard bench_now() < deadline else { throw Failure("the server did not accept \(count) idle connections") }
+            bench_sleep(5_000_000)
+        }
+        // The last ones' receives are under way.
+        bench_sleep(50_000_000)
+        let counts: [Measurement.Count: Int64] = [
+            .idleConnections: Int64(count),
+            .memoryBytes: try server.memory - before,
+            .kernelBytes: try check(bench_kernel_memory(), "looking at the kernel's memory") - kernelBefore,
+        ]
+        return Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, UInt64(max(0, $1))) })
     }
 }

@@ -72,6 +72,12 @@ enum Figure: String, Codable, Sendable {
     case timePerOperation
     /// The monitor's CPU time by that of one processor.
     case monitorShare
+    /// Memory of the process by idle connections, in bytes.
+    case memoryPerIdle
+    /// The kernel's own memory by idle connections, both ends of each.
+    case kernelMemoryPerIdle
+    /// What was taken from the heap by idle connections.
+    case heapPerIdle
     /// CPU time of the window, in nanoseconds.
     case cpuTime
     case contextSwitches
@@ -92,6 +98,9 @@ enum Figure: String, Codable, Sendable {
 
     func value(of measurement: Measurement, reference: Measurement?) -> Double? {
         func count(_ name: Measurement.Count) -> Double? { measurement.counts?[name.rawValue].map { Double($0) } }
+        func perIdle(_ name: Measurement.Count) -> Double? {
+            count(name).flatMap { bytes in count(.idleConnections).map { bytes / $0 } }
+        }
         return switch self {
         case .median: measurement.latency.map { Double($0.p50) }
         case .p99: measurement.latency.map { Double($0.p99) }
@@ -103,6 +112,9 @@ enum Figure: String, Codable, Sendable {
         case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
         case .timePerOperation: 1e9 / measurement.rate
         case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
+        case .memoryPerIdle: perIdle(.memoryBytes)
+        case .kernelMemoryPerIdle: perIdle(.kernelBytes)
+        case .heapPerIdle: perIdle(.heapBytes)
         case .cpuTime: Double(measurement.cpuNanoseconds)
         case .contextSwitches: Double(measurement.voluntarySwitches + measurement.involuntarySwitches)
         case .takenByOther: count(.takenByOther).map { $0 / Double(measurement.operations) }
@@ -133,6 +145,9 @@ enum Figure: String, Codable, Sendable {
         case .cpuRatio: "CPU/op × ref"
         case .timePerOperation: "time/op"
         case .monitorShare: "monitor's CPU"
+        case .memoryPerIdle: "memory, each idle"
+        case .kernelMemoryPerIdle: "kernel, each idle"
+        case .heapPerIdle: "heap, each idle"
         case .cpuTime: "CPU time"
         case .contextSwitches: "context switches"
         case .takenByOther: "taken by another"
@@ -146,6 +161,7 @@ enum Figure: String, Codable, Sendable {
         case .median, .p99, .worst, .cpuTime, .timePerOperation: Table.duration(value)
         case .rateRatio, .switchesRatio, .cpuRatio, .medianRatio: Table.fixed(value, 2)
         case .monitorShare, .takenByOther: Table.fixed(100 * value, 2) + " %"
+        case .memoryPerIdle, .kernelMemoryPerIdle, .heapPerIdle: Table.fixed(value, 0) + " B"
         case .contextSwitches, .overLimit, .handOvers: Table.fixed(value, 0)
         }
     }

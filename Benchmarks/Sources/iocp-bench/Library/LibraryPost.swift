@@ -89,7 +89,11 @@ enum LibraryPost {
     }
 
     /// Producers post as fast as they can, consumers dequeue one at a time, on one port.
-    static func many(_ settings: WorkSettings, producers: Int, consumers: Int, packets: Int) throws -> Measurement {
+    ///
+    /// - Parameter limit: how many consumers may run at a time.
+    static func many(
+        _ settings: WorkSettings, producers: Int, consumers: Int, limit: Int, packets: Int
+    ) throws -> Measurement {
         var operations = 0
         var entries = 0
         var outcome = bench_outcome()
@@ -98,7 +102,8 @@ enum LibraryPost {
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
             // As in C, each repetition has fresh threads and a fresh queue.
-            entries += try repetition(producers: producers, consumers: consumers, packets: packets)
+            entries += try repetition(
+                producers: producers, consumers: consumers, limit: limit, packets: packets)
             operations += producers * packets
         } while bench_now() < deadline
         try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made(entriesOfOthers: entries))
@@ -143,8 +148,8 @@ enum LibraryPost {
     }
 
     /// Returns how often the kernel was entered for the port's rings.
-    private static func repetition(producers: Int, consumers: Int, packets: Int) throws -> Int {
-        let port = try CompletionPort(concurrencyLimit: consumers)
+    private static func repetition(producers: Int, consumers: Int, limit: Int, packets: Int) throws -> Int {
+        let port = try CompletionPort(concurrencyLimit: limit)
         let barrier = StartBarrier(threads: producers + consumers)
         let taken = Mutex(Tally())
         let consuming = try (0..<consumers).map { _ in

@@ -4,8 +4,7 @@ extension Suite {
     /// TCP echo on loopback, closed loop.
     static let echo = Suite(
         name: "echo",
-        summary:
-            "TCP echo server under load: 64 B and 4 KiB messages over 1, 64 and 1000 connections, and 16 under way",
+        summary: "TCP echo under load: 64 B and 4 KiB messages over 1, 64 and 1000 connections, and 16 under way",
         seconds: 0.4,
         cases: [
             echo(64, connections: 1),
@@ -41,21 +40,22 @@ extension Suite {
             traffic: Traffic(connections: connections, bytes: bytes, depth: depth),
             runsUnasked: runsUnasked,
             series: depth > 1 ? nil : Case.Series(name: size, variable: "connections", value: Double(connections)),
-            rows: echoRows(targets)
+            rows: EchoRows.all(targets)
         )
     }
 
-    /// One worker each, on the first processor.
-    static func echoRows(_ targets: [Target]) -> [Row] {
+}
+
+/// The ways to serve echo with one worker on the first processor, which several suites measure.
+enum EchoRows {
+    static func all(_ targets: [Target]) -> [Row] {
         [
             Row(
                 id: "iocp", title: "this library", role: .subject, targets: targets,
                 body: .server(workers: 1, isPinned: true) { try LibraryEcho.serve($0) }),
             Row(
                 id: "raw-uring", title: "raw liburing (C)", role: .reference,
-                body: .server(workers: 1, isPinned: true) { context in
-                    try unsafe serve(context, bench_echo_uring)
-                }),
+                body: .server(workers: 1, isPinned: true) { try serveRaw($0) }),
             Row(
                 id: "epoll", title: "epoll (C)", role: .baseline,
                 body: .server(workers: 1, isPinned: true) { context in
@@ -74,6 +74,10 @@ extension Suite {
                 id: "libuv", title: "libuv (C)", role: .baseline, peer: .libuv,
                 body: .program("echo-libuv")),
         ]
+    }
+
+    static func serveRaw(_ context: EchoServerContext) throws {
+        try unsafe serve(context, bench_echo_uring)
     }
 
     private static func serve(

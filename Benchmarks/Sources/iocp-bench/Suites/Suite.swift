@@ -8,7 +8,7 @@ struct Suite: Sendable {
     /// Whether it runs when the user names no suite.
     var runsUnasked = true
 
-    static let all: [Suite] = [echo, file, post, schedule, faces]
+    static let all: [Suite] = [echo, file, post, scale, schedule, faces]
 
     /// The cases of all suites.
     static var allCases: [Case] { all.flatMap(\.cases) }
@@ -98,4 +98,6 @@ struct Traffic: Sendable {
     var bytes: Int
     /// Messages under way on each connection.
     var depth: Int
+    /// Connections beside these that send nothing.
+    var idle = 0
 }
