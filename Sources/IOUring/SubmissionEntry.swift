@@ -36,6 +36,13 @@ public struct SubmissionEntry: Sendable {
         set { raw.user_data = newValue }
     }
 
+    /// What the entry is about: a descriptor, or, with ``EntryFlags/fixedFile``, an index into the registered files.
+    @inlinable
+    public var fileDescriptor: Int32 {
+        get { raw.fd }
+        set { raw.fd = newValue }
+    }
+
     /// Modifiers every operation takes.
     @inlinable
     public var flags: EntryFlags {

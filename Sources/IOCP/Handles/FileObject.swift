@@ -69,6 +69,11 @@ public enum HandleKind: UInt8, Sendable {
     /// A request that names the descriptor may be queued where the kernel takes nothing.
     private var keepsNumber = false
 
+    /// The place in the tables of registered files of the port's rings; -1 if it has none. Written under `lock`.
+    let place = Atomic<Int32>(-1)
+    /// The rings that hold it there: a bit each, set under the lock of its slot.
+    let registeredIn = Atomic<UInt64>(0)
+
     /// The file object's own event (e10).
     private let signal = EventWord(isSet: false)
 
@@ -81,6 +86,7 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     deinit {
+        leaveTables()
         if descriptor >= 0 { _ = iocp_close(descriptor) }
         port?.removeFile()
     }
@@ -98,15 +104,17 @@ public enum HandleKind: UInt8, Sendable {
     /// Binds the file object to a port, once for its life (a4).
     func associate(_ port: PortCore, key: UInt, ledger: Ledger? = nil) throws(PortError) {
         try port.addFile()
+        let place = port.fileTable?.take() ?? -1
         do throws(PortError) {
-            try bind(port, key, ledger)
+            try bind(port, key, ledger, place)
         } catch {
+            if place >= 0 { port.fileTable?.giveBack(place) }
             port.removeFile()
             throw error
         }
     }
 
-    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?) throws(PortError) {
+    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?, _ place: Int32) throws(PortError) {
         try refuseIfInherited()
         lock.lock()
         guard !closed else {
@@ -125,6 +133,7 @@ public enum HandleKind: UInt8, Sendable {
         self.port = port
         self.key = key
         self.ledger = ledger
+        self.place.store(place, ordering: .relaxed)
         if let ledger {
             // Those that are under way will have packets, too (a9).
             var next = unsafe pending
@@ -254,8 +263,27 @@ public enum HandleKind: UInt8, Sendable {
     private func noteDrained() {
         keepsItself = false
         guard keepsNumber, descriptor >= 0 else { return }
+        leaveTables()
         Glibc.close(descriptor)
         descriptor = -1
+    }
+
+    // MARK: Registered files
+
+    /// Where rings of the port hold the file besides its descriptor.
+    struct Registration {
+        let place: Int32
+        let rings: UInt64
+    }
+
+    /// The rings let go of the file, so that closing the descriptor closes it. To be called where the descriptor's number
+    /// may be given back: no request names it, or the place, that the kernel has not taken.
+    private func leaveTables() {
+        let place = place.exchange(-1, ordering: .relaxed)
+        // In the child of a fork the rings are the parent's.
+        guard place >= 0, !birth.isInherited else { return }
+        let rings = registeredIn.exchange(0, ordering: .relaxed)
+        port?.unregister(Registration(place: place, rings: rings))
     }
 
     // MARK: Lanes
@@ -471,6 +499,7 @@ public enum HandleKind: UInt8, Sendable {
         }
         closed = true
         references = 0
+        leaveTables()
         let given = descriptor
         descriptor = -1
         if restoresNonblocking && !birth.isInherited { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
@@ -504,7 +533,9 @@ public enum HandleKind: UInt8, Sendable {
         let given = descriptor
         descriptor = -1
         lock.unlock()
-        if given >= 0 { _ = iocp_close(given) }
+        guard given >= 0 else { return }
+        leaveTables()
+        _ = iocp_close(given)
     }
 
     // MARK: Sockets
@@ -558,6 +589,12 @@ public enum HandleKind: UInt8, Sendable {
         let result = iocp_replace(other, descriptor)
         let code = result < 0 ? -result : 0
         _ = iocp_close(other)
+        let place = place.load(ordering: .relaxed)
+        if code == 0, place >= 0 {
+            // What the rings hold under its place is the old file still.
+            let registration = Registration(place: place, rings: registeredIn.load(ordering: .relaxed))
+            if port?.reregister(registration, descriptor) == false { leaveTables() }
+        }
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)
         sendIsShut.store(false, ordering: .relaxed)

@@ -25,6 +25,8 @@ internal import Synchronization
         @inline(__always) _modify { yield &guardedPackets.value }
     }
     let guardedSlots: Guarded<[Slot]> = Guarded([])
+    /// The places of registered files; nil if none were asked for. Constant once the port is made.
+    private(set) var fileTable: FileTable?
     /// Constant once the port is made.
     var slots: [Slot] {
         @inline(__always) _read { yield guardedSlots.value }
@@ -88,7 +90,7 @@ internal import Synchronization
 
     init(
         limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false, seesBlocking: Bool = true,
-        monitorInterval: Int64 = 5_000_000
+        monitorInterval: Int64 = 5_000_000, registeredFiles: Int = 0
     ) throws(PortError) {
         self.limit = limit
         self.isHomeless = isHomeless
@@ -103,6 +105,7 @@ internal import Synchronization
         } catch {
             throw PortError(error)
         }
+        if registeredFiles > 0 { fileTable = FileTable.make(for: slots, wanted: registeredFiles) }
         inheritedFlag = InheritedFlag(closedMirror)
         try unsafe Observer.shared.watch(self)
     }

@@ -31,6 +31,10 @@ extension CompletionPort {
         public var handOvers = 0
         /// Threads that were woken with a packet.
         public var wakeUps = 0
+        /// Handles that have a place among the registered files now.
+        public var registeredFiles = 0
+        /// Associations that found none: ``Options/registeredFiles`` were taken, or the kernel has no use for them.
+        public var unregisteredFiles = 0
     }
 
     /// What the port holds and has done.
@@ -71,6 +75,8 @@ extension PortCore {
         }
         found.handOvers = handOvers
         found.wakeUps = wakeUps
+        found.registeredFiles = fileTable?.taken.load(ordering: .relaxed) ?? 0
+        found.unregisteredFiles = fileTable?.refused.load(ordering: .relaxed) ?? 0
         return found
     }
 }

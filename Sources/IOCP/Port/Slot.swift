@@ -82,6 +82,9 @@ internal import Synchronization
     let reissues = Atomic<Int>(0)
 
     private var inheritedRing: InheritedRing?
+    /// The slot's bit in ``FileObject/registeredIn`` if the ring has a table of registered files; constant once the port
+    /// is made.
+    private(set) var fileBit: UInt64 = 0
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
@@ -126,11 +129,19 @@ internal import Synchronization
     @inline(__always)
     func push(_ record: OperationRecord.Pointer) {
         unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
-        if unsafe backlogFirst == nil, unsafe enqueue(Requests.entry(for: record)) {
+        if unsafe backlogFirst == nil, unsafe enqueue(entry(for: record)) {
         } else {
             unsafe pushSlow(record)
         }
         inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+    }
+
+    /// A record's next request, by the registered file if there is one.
+    @inline(__always)
+    private func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
+        var entry = unsafe Requests.entry(for: record)
+        if fileBit != 0 { unsafe useRegisteredFile(&entry, record) }
+        return entry
     }
 
     /// The leaseholder has pushed an entry that is to wait for its next dequeue. Returns whether it should not: the thread
@@ -198,8 +209,8 @@ internal import Synchronization
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
         }
         while let record = unsafe backlogFirst {
-            if unsafe !enqueue(Requests.entry(for: record)) {
-                guard submit(), unsafe enqueue(Requests.entry(for: record)) else { return }
+            if unsafe !enqueue(entry(for: record)) {
+                guard submit(), unsafe enqueue(entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
@@ -315,6 +326,9 @@ internal import Synchronization
     func requestEnded() {
         inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
     }
+
+    /// The ring has a table of registered files, and this bit of its own. Before the port is used.
+    func noteFileTable(_ bit: UInt64) { fileBit = bit }
 
     /// Lends the ring itself, for registrations.
     func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
