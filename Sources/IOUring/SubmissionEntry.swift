@@ -242,6 +242,32 @@ public struct SubmissionEntry: Sendable {
         return entry
     }
 
+    /// Replaces registered files (`IORING_OP_FILES_UPDATE`), before the entries that follow it are looked at.
+    ///
+    /// - Parameters:
+    ///   - index: of the first one to replace.
+    ///   - descriptors: -1 empties a place. Read when the entry is submitted.
+    @inlinable
+    public static func updateFiles(
+        at index: UInt32, with descriptors: UnsafePointer<Int32>, count: UInt32
+    ) -> SubmissionEntry {
+        unsafe SubmissionEntry(.updateFiles, -1, offset: UInt64(index), address: bits(descriptors), length: count)
+    }
+
+    /// Waits while a word of memory holds a value, until `FUTEX_WAKE_PRIVATE` wakes it (`IORING_OP_FUTEX_WAIT`,
+    /// Linux 6.7).
+    ///
+    /// Completes with zero when it was woken, at once with `-EAGAIN` when the word holds another value.
+    ///
+    /// - Parameter word: looked at when the entry is submitted, and afterwards only named.
+    @inlinable
+    public static func futexWait(_ word: UnsafePointer<UInt32>, while value: UInt32) -> SubmissionEntry {
+        // FUTEX2_SIZE_U32 | FUTEX2_PRIVATE; any of the 32 bits of a wake-up will do.
+        var entry = unsafe SubmissionEntry(.futexWait, 2 | 128, offset: UInt64(value), address: bits(word))
+        entry.raw.addr3 = UInt64(UInt32.max)
+        return entry
+    }
+
     /// Moves data between two files, one of them a pipe, without copying it through the process (`IORING_OP_SPLICE`).
     ///
     /// - Parameters:

@@ -86,7 +86,7 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     deinit {
-        leaveTables()
+        leave(takeRegistration())
         if descriptor >= 0 { _ = iocp_close(descriptor) }
         port?.removeFile()
     }
@@ -262,10 +262,15 @@ public enum HandleKind: UInt8, Sendable {
     @inline(never)
     private func noteDrained() {
         keepsItself = false
-        guard keepsNumber, descriptor >= 0 else { return }
-        leaveTables()
-        Glibc.close(descriptor)
-        descriptor = -1
+        // Locks are held.
+        if keepsNumber { IOThread.current.graveyard.append(LateClose(self)) }
+    }
+
+    /// Closes the descriptor of an object whose number had to be kept.
+    private final class LateClose {
+        private let file: FileObject
+        init(_ file: FileObject) { self.file = file }
+        deinit { file.closeDescriptor() }
     }
 
     // MARK: Registered files
@@ -276,14 +281,29 @@ public enum HandleKind: UInt8, Sendable {
         let rings: UInt64
     }
 
-    /// The rings let go of the file, so that closing the descriptor closes it. To be called where the descriptor's number
-    /// may be given back: no request names it, or the place, that the kernel has not taken.
-    private func leaveTables() {
+    /// The file has no place any more; the rings are to let go of it (``leave(_:)``).
+    private func takeRegistration() -> Registration? {
         let place = place.exchange(-1, ordering: .relaxed)
         // In the child of a fork the rings are the parent's.
-        guard place >= 0, !birth.isInherited else { return }
-        let rings = registeredIn.exchange(0, ordering: .relaxed)
-        port?.unregister(Registration(place: place, rings: rings))
+        guard place >= 0, !birth.isInherited else { return nil }
+        return Registration(place: place, rings: registeredIn.exchange(0, ordering: .relaxed))
+    }
+
+    /// The rings let go of the file, so that closing the descriptor closes it. To be called where the descriptor's number
+    /// may be given back: no request names it, or the place, that the kernel has not taken. No lock is held.
+    private func leave(_ registration: Registration?) {
+        if let registration { port?.unregister(registration) }
+    }
+
+    /// The same, where locks are held.
+    private final class LateLeave {
+        private let file: FileObject
+        private let registration: Registration?
+        init(_ file: FileObject) {
+            self.file = file
+            registration = file.takeRegistration()
+        }
+        deinit { file.leave(registration) }
     }
 
     // MARK: Lanes
@@ -488,6 +508,13 @@ public enum HandleKind: UInt8, Sendable {
     /// Gives the descriptor away: only while nothing is pending and one handle exists. In the child of a fork, nothing is
     /// pending, and the descriptor stays blocking, since it is the parent's as well.
     func surrenderDescriptor() throws(PortError) -> Int32 {
+        let given = try takeDescriptor()
+        leave(takeRegistration())
+        if restoresNonblocking && !birth.isInherited { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
+        return given
+    }
+
+    private func takeDescriptor() throws(PortError) -> Int32 {
         lock.lock()
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
@@ -499,10 +526,8 @@ public enum HandleKind: UInt8, Sendable {
         }
         closed = true
         references = 0
-        leaveTables()
         let given = descriptor
         descriptor = -1
-        if restoresNonblocking && !birth.isInherited { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
         return given
     }
 
@@ -534,7 +559,7 @@ public enum HandleKind: UInt8, Sendable {
         descriptor = -1
         lock.unlock()
         guard given >= 0 else { return }
-        leaveTables()
+        leave(takeRegistration())
         _ = iocp_close(given)
     }
 
@@ -593,7 +618,7 @@ public enum HandleKind: UInt8, Sendable {
         if code == 0, place >= 0 {
             // What the rings hold under its place is the old file still.
             let registration = Registration(place: place, rings: registeredIn.load(ordering: .relaxed))
-            if port?.reregister(registration, descriptor) == false { leaveTables() }
+            if port?.reregister(registration, descriptor) == false { IOThread.current.graveyard.append(LateLeave(self)) }
         }
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)

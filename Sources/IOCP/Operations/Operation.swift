@@ -135,7 +135,7 @@ internal import Synchronization
                     expected: OperationRecord.pending, desired: waited, ordering: .sequentiallyConsistent)
                 let left = deadline.remaining
                 if left == 0 { break }
-                unsafe futexWait(record.pointee.state, while: waited, nanoseconds: left)
+                unsafe IOThread.sleep(on: record.pointee.state, while: waited, nanoseconds: left)
             }
             now = unsafe record.pointee.status
         }

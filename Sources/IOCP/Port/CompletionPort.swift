@@ -64,6 +64,22 @@ internal import Synchronization
         /// At most 1,048,576; memory of 8 bytes each for each ring.
         public var registeredFiles = 0
 
+        /// Whether all dequeues come from one thread, the first that dequeues. Its ring then finishes completions only
+        /// when the thread enters the kernel for them (io_uring's single issuer with deferred task work), and never
+        /// interrupts it.
+        ///
+        /// The limit is 1. A dequeue of another thread is an error until the consumer has ended or dequeued from another
+        /// port; everything else is for any thread, as ever. What is different:
+        ///
+        /// - What the consumer defers enters the kernel at its next dequeue, at ``CompletionPort/flush()``, or when many
+        ///   operations wait; the monitor cannot do it. Its operations complete, and are cancelled or closed by other
+        ///   threads, when it dequeues next or is in a wait of the library's, not while it computes or blocks elsewhere.
+        /// - Operations that other threads start have a ring of the ordinary kind, which the library's own thread watches.
+        /// - When the consumer ends, its operations move to that ring, which the next consumer takes over.
+        ///
+        /// Kernels before 6.7 have the ordinary ring only.
+        public var singleConsumer = false
+
         public init() {}
     }
 
@@ -86,8 +102,11 @@ internal import Synchronization
         guard options.registeredFiles >= 0, options.registeredFiles <= FileTable.most else {
             throw .invalid("between 0 and \(FileTable.most) handles of a port can be registered")
         }
+        guard !options.singleConsumer || concurrencyLimit <= 1 else {
+            throw .invalid("one thread at most runs for a port with a single consumer; its concurrency limit is 1 or 0")
+        }
         let processors = Int(iocp_available_processors())
-        let limit = concurrencyLimit == 0 ? processors : concurrencyLimit
+        let limit = options.singleConsumer ? 1 : concurrencyLimit == 0 ? processors : concurrencyLimit
         let rings = min(limit, options.rings ?? max(8, processors))
         let ringOptions = RingOptions(
             submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
@@ -96,7 +115,7 @@ internal import Synchronization
             try PortCore(
                 limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking,
                 monitorInterval: interval.seconds * 1_000_000_000 + interval.attoseconds / 1_000_000_000,
-                registeredFiles: options.registeredFiles), .all)
+                registeredFiles: options.registeredFiles, isSingleConsumer: options.singleConsumer), .all)
     }
 
     /// Creates a port and associates a handle with it, or does neither.

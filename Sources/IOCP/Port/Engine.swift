@@ -301,6 +301,7 @@ enum Engine {
             if completion.userData & Slot.tagMask != 0 {
                 // A wake-up, perhaps not yet seen by the sleeper it is for: leave it.
                 if completion.userData == Slot.wakeTag && slot.isWatched { break }
+                if completion.userData & Slot.tagMask > Slot.ignoredTag { slot.noteTagged(completion.userData) }
                 consumed += 1
                 continue
             }
@@ -565,10 +566,16 @@ enum Engine {
             else { return false }
             iocp_yield()
         }
-        guard let slot = unsafe record.pointee.slot else { return false }
+        guard var slot = unsafe record.pointee.slot else { return false }
         let core = unsafe slot.core
         // After this lock, every step of the operation sees the flag: what was pushed before is in the queue.
         slot.lock.lock()
+        while let other = unsafe record.pointee.slot, other !== slot {
+            // It has moved, with its ring's owner gone, before the flag was seen.
+            slot.lock.unlock()
+            slot = other
+            slot.lock.lock()
+        }
         let isInFlight = unsafe record.pointee.isInFlight
         guard isInFlight, unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
             slot.lock.unlock()

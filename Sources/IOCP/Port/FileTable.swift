@@ -89,9 +89,9 @@ extension PortCore {
     func unregister(_ registration: FileObject.Registration) {
         var isEmptied = true
         for slot in slots where registration.rings & slot.fileBit != 0 {
-            isEmptied = slot.setRegisteredFile(-1, at: registration.place) && isEmptied
+            isEmptied = slot.removeRegisteredFile(at: registration.place) && isEmptied
         }
-        // A place that the kernel did not empty is used no more.
+        // A place that the kernel did not empty is used no more. One that its ring's owner is to empty comes back then.
         if isEmptied { fileTable?.giveBack(registration.place) }
     }
 

@@ -30,4 +30,28 @@ extension Slot {
     func setRegisteredFile(_ descriptor: Int32, at place: Int32) -> Bool {
         withRing { ring in (try? ring.updateFile(at: UInt32(place), with: descriptor)) != nil }
     }
+
+    /// Takes a file out of the table. Returns false if it is in there still.
+    func removeRegisteredFile(at place: Int32) -> Bool {
+        if mayEnter { return setRegisteredFile(-1, at: place) }
+        // Only the owner may.
+        lock.lock()
+        if isVacated {
+            lock.unlock()
+            return true
+        }
+        var entry = unsafe SubmissionEntry.updateFiles(at: UInt32(place), with: Self.noFile, count: 1)
+        entry.userData = UInt64(place) << 3 | Self.placeTag
+        // The ring is full: the place stays out of use, and the file open, until the port goes.
+        _ = enqueue(entry)
+        lock.unlock()
+        submit()
+        return false
+    }
+
+    private nonisolated(unsafe) static let noFile: UnsafePointer<Int32> = {
+        let place = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
+        unsafe place.initialize(to: -1)
+        return unsafe UnsafePointer(place)
+    }()
 }

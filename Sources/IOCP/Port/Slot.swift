@@ -15,6 +15,10 @@ internal import Synchronization
     static let wakeTag: UInt64 = 1
     /// User data of requests whose completion says nothing.
     static let ignoredTag: UInt64 = 2
+    /// User data of the wait for a word of memory in a consumer's own ring.
+    static let wordTag: UInt64 = 3
+    /// User data, with the place above it, of a request that takes a file out of the ring's table.
+    static let placeTag: UInt64 = 4
     /// Bits of user data that are zero in the address of a record.
     static let tagMask: UInt64 = 7
 
@@ -29,6 +33,14 @@ internal import Synchronization
     let owner = Atomic<UInt32>(0)
     /// The same thread, under the port's lock.
     var leaseholder: Unmanaged<IOThread>?
+    /// Whether only one thread may enter the ring: the consumer.
+    let isOwned: Bool
+    /// Serial number of that thread, 0 before it has enabled the ring.
+    let ringOwner = Atomic<UInt32>(0)
+    /// The owner has gone, and its requests have moved to the port's last slot. Written under `lock`.
+    let vacated = Atomic<Bool>(false)
+    /// Whether the ring waits for a word of memory. Under `lock`.
+    var awaitsWord = false
     /// Threads that sleep in the ring, or are about to: the leaseholder, and one that had to yield the slot meanwhile.
     let sleepers = Atomic<Int>(0)
     /// Whether somebody will see every completion by itself.
@@ -74,7 +86,7 @@ internal import Synchronization
     private static let mostInterruptions = 16
     private let interruptedWaits = Atomic<Int>(0)
     /// Whether a sleeper could not be woken.
-    private let owesWakeUp = Atomic<Bool>(false)
+    let owesWakeUp = Atomic<Bool>(false)
     /// Cancels that neither the kernel nor the ring had room for.
     private var owedCancels: [UInt64] = []
 
@@ -83,8 +95,11 @@ internal import Synchronization
 
     private var inheritedRing: InheritedRing?
     /// The slot's bit in ``FileObject/registeredIn`` if the ring has a table of registered files; constant once the port
-    /// is made.
-    private(set) var fileBit: UInt64 = 0
+    /// is made, until its owner has gone.
+    private let fileBitWord = Atomic<UInt64>(0)
+    var fileBit: UInt64 {
+        @inline(__always) get { fileBitWord.load(ordering: .relaxed) }
+    }
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
@@ -105,6 +120,7 @@ internal import Synchronization
 
     init(of core: PortCore, index: Int, options: RingOptions) throws(RingError) {
         unsafe self.core = core
+        isOwned = options.required.contains(.singleIssuer)
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         let ring = try Ring(options)
@@ -128,6 +144,7 @@ internal import Synchronization
     /// in the backlog: nothing is refused.
     @inline(__always)
     func push(_ record: OperationRecord.Pointer) {
+        if isVacated { return unsafe pushElsewhere(record) }
         unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
         if unsafe backlogFirst == nil, unsafe enqueue(entry(for: record)) {
         } else {
@@ -182,7 +199,7 @@ internal import Synchronization
     }
 
     @inline(__always)
-    private func enqueue(_ entry: SubmissionEntry) -> Bool {
+    func enqueue(_ entry: SubmissionEntry) -> Bool {
         guard ring.enqueue(entry) else { return false }
         ring.publish()
         return true
@@ -217,6 +234,21 @@ internal import Synchronization
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
+
+    /// The owner has gone: what waits for room goes elsewhere. What was to be cancelled is cancelled with all else.
+    func moveBacklog() {
+        owedCancels.removeAll()
+        while let record = unsafe backlogFirst {
+            unsafe backlogFirst = record.pointee.nextQueued
+            inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
+            unsafe pushElsewhere(record)
+        }
+        unsafe backlogLast = nil
+        backlogCount.store(0, ordering: .relaxed)
+    }
+
+    /// The calling thread becomes the one that may enter the ring.
+    func enable() -> Bool { (try? ring.enable()) != nil }
 
     /// Requests that have not entered the kernel.
     var unsubmittedRequests: Int { Int(submitter.unsubmitted) + backlogCount.load(ordering: .relaxed) }
@@ -283,7 +315,7 @@ internal import Synchronization
     /// Returns what it said: `-ENOENT` if it holds no such request, 0 or another code if it ends, and nil if it could not
     /// be asked. Then the ring carries the question, behind what is queued.
     func cancel(_ userData: UInt64) -> Int32? {
-        for _ in 0..<Self.mostInterruptions {
+        for _ in 0..<(mayEnter ? Self.mostInterruptions : 0) {
             let result = submitter.cancel(userData: userData, timeoutNanoseconds: 0)
             switch result {
             // A signal: asked once more, it says what came of it.
@@ -306,7 +338,7 @@ internal import Synchronization
     }
 
     /// Queues a request that ends another one, and whose own completion says nothing.
-    private func enqueueCancel(of userData: UInt64) -> Bool {
+    func enqueueCancel(of userData: UInt64) -> Bool {
         var entry = SubmissionEntry.cancel(userData: userData)
         entry.userData = Self.ignoredTag
         return enqueue(entry)
@@ -328,7 +360,7 @@ internal import Synchronization
     }
 
     /// The ring has a table of registered files, and this bit of its own. Before the port is used.
-    func noteFileTable(_ bit: UInt64) { fileBit = bit }
+    func noteFileTable(_ bit: UInt64) { fileBitWord.store(bit, ordering: .relaxed) }
 
     /// Lends the ring itself, for registrations.
     func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
@@ -381,6 +413,7 @@ internal import Synchronization
     ///   short. The monitor tries again.
     @discardableResult
     func submit(waitsForOthers: Bool = false) -> Bool {
+        if !mayEnter { return askOwner() }
         var mustEnter = waitsForOthers
         var vainEntries = 0
         while true {
@@ -479,6 +512,7 @@ extension Slot {
                 if result != -EINTR { break }
             }
         }
+        if isOwned { return wakeOwner() }
         // Older kernels, or memory is short: a no-op in the sleeper's own ring.
         for _ in 0..<2 {
             lock.lock()

@@ -69,6 +69,13 @@ extension PortError {
         )
     }
 
+    static var notTheConsumer: PortError {
+        PortError(
+            .invalidParameter,
+            "another thread is the single consumer of this port; dequeue from that one, or make the port without "
+                + "singleConsumer")
+    }
+
     static func noDescriptors(_ code: Int32) -> PortError {
         .system(
             code,
