@@ -323,7 +323,7 @@ public enum HandleKind: UInt8, Sendable {
         switch operation {
         case .read, .readVectored, .zeroByteRead, .receive, .zeroByteReceive, .receiveMessage, .receiveContinuously:
             return .incoming
-        case .write, .writeVectored, .send, .sendMessage: return sendsInOrder ? .outgoing : .none
+        case .write, .writeVectored, .send, .sendMessage, .sendZeroCopy: return sendsInOrder ? .outgoing : .none
         case .transmitFile, .shutdown, .disconnect: return .outgoing
         default: return .none
         }
@@ -393,6 +393,16 @@ public enum HandleKind: UInt8, Sendable {
             unsafe candidate = waiting.pointee.nextQueued
         }
         return .notThere
+    }
+
+    /// An operation lets others have their turn before its end. Returns the one whose turn has come.
+    func leaveTurn(_ record: OperationRecord.Pointer) -> OperationRecord.Pointer? {
+        lock.lock()
+        defer { lock.unlock() }
+        guard unsafe record.pointee.lane != .none else { return nil }
+        let next = unsafe advanceLane(record)
+        unsafe record.pointee.lane = .none
+        return unsafe next
     }
 
     /// The operation whose turn comes when this one ends, if it had its turn. Under the lock.

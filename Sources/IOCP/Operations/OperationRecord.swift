@@ -171,7 +171,7 @@ enum OperationKind: UInt8 {
     case read, write, readVectored, writeVectored, zeroByteRead
     case synchronize, synchronizeData, allocate, truncate, truncateByCaller
     case receive, zeroByteReceive, receiveMessage, receiveContinuously
-    case send, sendMessage
+    case send, sendMessage, sendZeroCopy
     case accept, acceptContinuously
     case connect, disconnect, shutdown
     case transmitFile

@@ -75,7 +75,9 @@ internal import Synchronization
         ///   operations wait; the monitor cannot do it. Its operations complete, and are cancelled or closed by other
         ///   threads, when it dequeues next or is in a wait of the library's, not while it computes or blocks elsewhere.
         /// - Operations that other threads start have a ring of the ordinary kind, which the library's own thread watches.
-        /// - When the consumer ends, its operations move to that ring, which the next consumer takes over.
+        /// - When the consumer ends, or dequeues from another port, its operations move to that ring, which is the next
+        ///   consumer's.
+        /// - A ``BufferGroup`` is made before the first dequeue or by the consumer.
         ///
         /// Kernels before 6.7 have the ordinary ring only.
         public var singleConsumer = false

@@ -334,6 +334,13 @@ enum Engine {
             return false
         case .paused:
             return false
+        case .awaitsNotification(let isSent):
+            let file = unsafe record.pointee.file!
+            if isSent, let next = unsafe file._withUnsafeGuaranteedRef({ unsafe $0.leaveTurn(record) }) {
+                unsafe pushNext(next, slot)
+                pushed = true
+            }
+            return false
         case .goesOn(let status, let information, let auxiliary, let flags, let rearms):
             let end = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.peek() }
             var yields = false
@@ -582,6 +589,11 @@ enum Engine {
             // It may have found the reason by itself just now.
             return unsafe record.pointee.status == .cancelled
                 && record.pointee.startNumber.load(ordering: .relaxed) == start.number
+        }
+        if unsafe record.pointee.kind == .sendZeroCopy && record.pointee.step == Outcomes.awaitingNotification {
+            // It has been sent: it ends, well, when the network needs its memory no more.
+            slot.lock.unlock()
+            return true
         }
         let waited =
             unsafe slot.removeFromBacklog(record)

@@ -16,10 +16,9 @@ extension PortCore {
         guard own.isOwned else { return }
         own.lock.lock()
         defer { own.lock.unlock() }
+        // The ring is the first consumer's for good: those that come after it have the ordinary one.
         if own.ringOwner.load(ordering: .relaxed) == 0, own.enable() {
             own.ringOwner.store(me.serial, ordering: .sequentiallyConsistent)
-        } else if own.ringOwner.load(ordering: .relaxed) == me.serial {
-            own.vacated.store(false, ordering: .sequentiallyConsistent)
         }
     }
 
@@ -94,6 +93,9 @@ extension Slot {
     @inline(never)
     private var isCallersOwn: Bool { ringOwner.load(ordering: .relaxed) == IOThread.current.serial }
 
+    /// Whether the calling thread may register memory with the ring, if it is to be used at all.
+    var mayRegister: Bool { mayEnter || isVacated || ringOwner.load(ordering: .relaxed) == 0 }
+
     /// Only the owner can hand over what is queued: it does so before it sleeps, and is woken if it sleeps already.
     /// Returns whether there is nothing.
     @inline(never)
@@ -114,7 +116,7 @@ extension Slot {
     func wakeOwner() {
         let other = unsafe core.slots[core.slots.count - 1]
         for _ in 0..<2 {
-            var entry = SubmissionEntry.messageRing(to: fileDescriptor, result: 0, userData: Self.wakeTag)
+            var entry = SubmissionEntry.messageRing(fileDescriptor, result: 0, userData: Self.wakeTag)
             entry.userData = Self.ignoredTag
             other.lock.lock()
             let isPushed = other.enqueue(entry)
