@@ -43,6 +43,14 @@ public struct SubmissionEntry: Sendable {
         set { raw.fd = newValue }
     }
 
+    /// The memory that the entry names, for operations that name one piece.
+    @inlinable
+    public var address: UInt64 { raw.addr }
+
+    /// The length in bytes of that memory.
+    @inlinable
+    public var length: UInt32 { raw.len }
+
     /// Modifiers every operation takes.
     @inlinable
     public var flags: EntryFlags {
@@ -169,6 +177,20 @@ public struct SubmissionEntry: Sendable {
             .writeFixed, fd, offset: offset, address: bits(buffer), length: count, flags: UInt32(bitPattern: flags))
         entry.raw.buf_index = bufferIndex
         return entry
+    }
+
+    /// Makes a read, a write or a zero-copy send name the registered buffer that its memory lies in.
+    ///
+    /// - Returns: false, and nothing is changed, for any other entry.
+    public mutating func useRegisteredBuffer(_ index: UInt16) -> Bool {
+        switch operation {
+        case .read: raw.opcode = OperationCode.readFixed.rawValue
+        case .write: raw.opcode = OperationCode.writeFixed.rawValue
+        case .sendZeroCopy: raw.ioprio |= TransferModifier.fixedBuffer
+        default: return false
+        }
+        raw.buf_index = index
+        return true
     }
 
     /// Reads again and again, each time into a provided buffer, as data comes (`IORING_OP_READ_MULTISHOT`, Linux 6.7).

@@ -27,6 +27,8 @@ public final class IOBuffer: @unchecked Sendable {
     public let capacity: Int
 
     private let release: Release
+    /// The registered memory that the buffer is a part of, and keeps.
+    let region: RegisteredRegion?
 
     @unsafe
     private enum Release {
@@ -71,6 +73,7 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.baseAddress = allocation.alignedUp(toMultipleOf: alignment)
         self.capacity = capacity
         unsafe self.release = .free(allocation)
+        region = nil
     }
 
     /// Makes a buffer of memory that belongs to somebody else and that is not freed.
@@ -81,6 +84,15 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.baseAddress = memory.baseAddress ?? IOBuffer.somewhere
         self.capacity = memory.count
         unsafe self.release = .nothing
+        region = nil
+    }
+
+    /// A part of registered memory.
+    init(_ region: RegisteredRegion, _ part: UnsafeMutableRawBufferPointer) {
+        unsafe self.baseAddress = part.baseAddress!
+        self.capacity = part.count
+        unsafe self.release = .nothing
+        self.region = region
     }
 
     /// Makes a buffer of memory that is handed over.
@@ -96,6 +108,7 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.baseAddress = memory.baseAddress ?? IOBuffer.somewhere
         self.capacity = memory.count
         unsafe self.release = .call(deallocator, memory)
+        region = nil
     }
 
     deinit {

@@ -27,6 +27,7 @@ internal import Synchronization
     let guardedSlots: Guarded<[Slot]> = Guarded([])
     /// The places of registered files; nil if none were asked for. Constant once the port is made.
     private(set) var fileTable: FileTable?
+    let bufferTable = BufferTable()
     /// Whether one thread does all dequeues. Then slot 0 may be its own, and the last one is anybody's.
     let isSingleConsumer: Bool
     /// Serial number of that thread; 0 while there is none.

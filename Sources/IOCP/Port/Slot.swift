@@ -158,6 +158,7 @@ internal import Synchronization
     private func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
         var entry = unsafe Requests.entry(for: record)
         if fileBit != 0 { unsafe useRegisteredFile(&entry, record) }
+        if hasRegisteredBuffers.load(ordering: .relaxed) { unsafe useRegisteredBuffer(&entry, record) }
         return entry
     }
 
@@ -361,6 +362,9 @@ internal import Synchronization
 
     /// The ring has a table of registered files, and this bit of its own. Before the port is used.
     func noteFileTable(_ bit: UInt64) { fileBitWord.store(bit, ordering: .relaxed) }
+
+    private let hasRegisteredBuffers = Atomic<Bool>(false)
+    func noteRegisteredBuffers() { hasRegisteredBuffers.store(true, ordering: .relaxed) }
 
     /// Lends the ring itself, for registrations.
     func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
