@@ -82,6 +82,14 @@ internal import Synchronization
         /// Kernels before 6.7 have the ordinary ring only.
         public var singleConsumer = false
 
+        /// Lets a thread of the kernel's take operations as soon as they are started, without a system call (io_uring's
+        /// submission polling), and says how long it goes on looking, without work, before it sleeps. Nil has none.
+        ///
+        /// It costs a processor while it looks: worth while only where one is to spare. One thread serves all rings of a
+        /// port. Eager starts, cancels and closes wait until it has taken what was started before. Between a millisecond
+        /// and a minute. Not with ``singleConsumer``.
+        public var submissionPolling: Duration?
+
         public init() {}
     }
 
@@ -110,8 +118,20 @@ internal import Synchronization
         let processors = Int(iocp_available_processors())
         let limit = options.singleConsumer ? 1 : concurrencyLimit == 0 ? processors : concurrencyLimit
         let rings = min(limit, options.rings ?? max(8, processors))
-        let ringOptions = RingOptions(
+        var ringOptions = RingOptions(
             submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
+        if let idle = options.submissionPolling {
+            guard idle >= .milliseconds(1), idle <= .seconds(60) else {
+                throw .invalid("submission polling goes on for between a millisecond and a minute without work")
+            }
+            guard !options.singleConsumer else {
+                throw .invalid("a port has submission polling or a single consumer, not both")
+            }
+            ringOptions.required = .submissionPolling
+            let parts = idle.components
+            ringOptions.submissionPollingIdleMilliseconds = UInt32(
+                parts.seconds * 1000 + parts.attoseconds / 1_000_000_000_000_000)
+        }
         let interval = options.monitorInterval.components
         self.init(
             try PortCore(

@@ -615,7 +615,7 @@ enum Engine {
         var attempts = 0
         repeat {
             // What is queued names the descriptor by its number, which a close gives back next.
-            let file = handOver(slot, core, me) ? nil : withdraw(start, slot)
+            let file = handOver(slot, core, me) || slot.isPolled ? nil : withdraw(start, slot)
             guard let answer = slot.cancel(identity) else {
                 // A thread that was handing the request over when it was withdrawn may still be doing so.
                 file?.keepNumber()
@@ -641,7 +641,8 @@ enum Engine {
     private static func handOver(_ slot: Slot, _ core: PortCore, _ me: IOThread) -> Bool {
         // A full completion queue (EBUSY) is emptied; short memory passes or does not.
         var attempts = slot.isRefused ? 1 : 4
-        while !slot.submit() {
+        // A thread of the kernel's takes it in a moment; until then it names the descriptor by its number.
+        while !slot.submit(waitsForOthers: slot.isPolled) {
             attempts -= 1
             if attempts == 0 { return false }
             core.progress(me, including: slot)

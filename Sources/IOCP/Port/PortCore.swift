@@ -107,7 +107,10 @@ internal import Synchronization
         guardedScheduler = Guarded(Scheduler(limit: limit))
         do {
             if isSingleConsumer, let own = try Slot.forConsumer(of: self, options) { guardedSlots.value.append(own) }
+            var options = options
             for index in slots.count..<slots.count + slotCount {
+                // One thread polls all rings of a port.
+                if let first = slots.first, first.isPolled { options.attachTo = first.fileDescriptor }
                 guardedSlots.value.append(try Slot(of: self, index: index, options: options))
             }
         } catch {

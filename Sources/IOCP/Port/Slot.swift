@@ -35,6 +35,8 @@ internal import Synchronization
     var leaseholder: Unmanaged<IOThread>?
     /// Whether only one thread may enter the ring: the consumer.
     let isOwned: Bool
+    /// Whether a thread of the kernel's takes what is queued.
+    let isPolled: Bool
     /// Serial number of that thread, 0 before it has enabled the ring.
     let ringOwner = Atomic<UInt32>(0)
     /// The owner has gone, and its requests have moved to the port's last slot. Written under `lock`.
@@ -83,7 +85,7 @@ internal import Synchronization
     private static let shortestRefusalPause: Int64 = 1_000_000
     private static let longestRefusalPause: Int64 = 16_000_000
     /// Signals in a row that count as one refusal.
-    private static let mostInterruptions = 16
+    static let mostInterruptions = 16
     private let interruptedWaits = Atomic<Int>(0)
     /// Whether a sleeper could not be woken.
     let owesWakeUp = Atomic<Bool>(false)
@@ -121,6 +123,7 @@ internal import Synchronization
     init(of core: PortCore, index: Int, options: RingOptions) throws(RingError) {
         unsafe self.core = core
         isOwned = options.required.contains(.singleIssuer)
+        isPolled = options.required.contains(.submissionPolling)
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         let ring = try Ring(options)
@@ -417,7 +420,10 @@ internal import Synchronization
     ///   short. The monitor tries again.
     @discardableResult
     func submit(waitsForOthers: Bool = false) -> Bool {
-        if !mayEnter { return askOwner() }
+        if isOwned || isPolled {
+            if isPolled { return submitPolled(waits: waitsForOthers) }
+            if !mayEnter { return askOwner() }
+        }
         var mustEnter = waitsForOthers
         var vainEntries = 0
         while true {
@@ -452,7 +458,7 @@ internal import Synchronization
     var isRefused: Bool { refusal.load(ordering: .relaxed) != 0 }
 
     @inline(never)
-    private func noteTaken() {
+    func noteTaken() {
         refusal.store(0, ordering: .relaxed)
         refusalPause.store(0, ordering: .relaxed)
     }
@@ -481,7 +487,8 @@ extension Slot {
     /// again.
     func waitForCompletion(nanoseconds: Int64) -> Bool {
         noteEntry()
-        let flags = waitFlags
+        var flags = waitFlags
+        if isPolled, submitter.needsWakeup { flags.insert(.submissionWakeup) }
         let count = submitter.unsubmitted
         // One entry: the caller looks at the ring and decides whether to sleep again.
         let result = submitter.enter(
