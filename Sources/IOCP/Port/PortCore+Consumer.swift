@@ -1,4 +1,5 @@
 internal import CIOCPSupport
+internal import Glibc
 internal import IOUring
 internal import Synchronization
 
@@ -18,15 +19,16 @@ extension PortCore {
         defer { own.lock.unlock() }
         // The ring is the first consumer's for good: those that come after it have the ordinary one.
         if own.ringOwner.load(ordering: .relaxed) == 0, own.enable() {
-            own.ringOwner.store(me.serial, ordering: .sequentiallyConsistent)
+            own.ringOwner.store(UInt(pthread_self()), ordering: .sequentiallyConsistent)
         }
     }
 
     /// The slot for the consumer: its own if the ring knows it. Under the lock.
     func grantToConsumer(_ thread: IOThread) {
         let own = slots[0]
-        let isUsable = own.ringOwner.load(ordering: .relaxed) == thread.serial && !own.isVacated
-        grant(!own.isOwned || isUsable ? own : slots[slots.count - 1], to: thread)
+        // Enabled, it is the present consumer's until that one gives it up.
+        let isUsable = own.ringOwner.load(ordering: .relaxed) != 0 && !own.isVacated
+        grant(isUsable ? own : slots[slots.count - 1], to: thread)
     }
 
     /// The calling thread exits, or turns to another port: nobody else could bring its requests to an end. They are
@@ -34,8 +36,9 @@ extension PortCore {
     func giveUpConsumption(_ me: IOThread) {
         guard consumer.load(ordering: .relaxed) == me.serial else { return }
         let own = slots[0]
-        if own.isOwned, own.ringOwner.load(ordering: .relaxed) == me.serial {
+        if own.isOwned, own.isCallersOwn {
             vacate(own, me)
+            own.ringOwner.store(1, ordering: .sequentiallyConsistent)
             lock.lock()
             if own.owner.load(ordering: .relaxed) == me.serial {
                 unsafe own.leaseholder = nil
@@ -90,8 +93,7 @@ extension Slot {
     @inline(__always)
     var mayEnter: Bool { !isOwned || isCallersOwn }
 
-    @inline(never)
-    private var isCallersOwn: Bool { ringOwner.load(ordering: .relaxed) == IOThread.current.serial }
+    var isCallersOwn: Bool { ringOwner.load(ordering: .relaxed) == UInt(pthread_self()) }
 
     /// Whether the calling thread may register memory with the ring, if it is to be used at all.
     var mayRegister: Bool { mayEnter || isVacated || ringOwner.load(ordering: .relaxed) == 0 }

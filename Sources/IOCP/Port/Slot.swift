@@ -37,8 +37,9 @@ internal import Synchronization
     let isOwned: Bool
     /// Whether a thread of the kernel's takes what is queued.
     let isPolled: Bool
-    /// Serial number of that thread, 0 before it has enabled the ring.
-    let ringOwner = Atomic<UInt32>(0)
+    /// That thread as `pthread_self` tells it, which is known to the end of the thread; 0 before it has enabled the ring, 1
+    /// when it has gone.
+    let ringOwner = Atomic<UInt>(0)
     /// The owner has gone, and its requests have moved to the port's last slot. Written under `lock`.
     let vacated = Atomic<Bool>(false)
     /// Whether the ring waits for a word of memory. Under `lock`.
@@ -539,7 +540,7 @@ extension Slot {
     }
 
     /// Whether the monitor is to try again what the kernel refused.
-    var needsRelief: Bool { isRefused || owesWakeUp.load(ordering: .relaxed) }
+    var needsRelief: Bool { isRefused && !isOwned || owesWakeUp.load(ordering: .relaxed) }
 
     private static let hasSynchronousMessages = Atomic<Bool>(true)
 }
