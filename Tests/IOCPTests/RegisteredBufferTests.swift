@@ -115,11 +115,11 @@ struct RegisteredBufferTests {
     func lockedMemory() async {
         await #expect(processExitsWith: .success) {
             try exitTest {
-                let port = try CompletionPort(concurrencyLimit: 2)
                 var limit = rlimit(rlim_cur: 65536, rlim_max: 65536)
-                try check(setrlimit(__rlimit_resource_t(RLIMIT_MEMLOCK.rawValue), &limit) == 0, "no limit can be set")
-                // Another user is held to the limit. Were this one already, that changes nothing.
+                try check(setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0, "no limit can be set")
+                // Another user is held to the limit, by rings that it makes. Were this one already, nothing changes.
                 if getuid() == 0 { try check(setuid(65534) == 0, "the user cannot be changed") }
+                let port = try CompletionPort(concurrencyLimit: 2)
                 do {
                     _ = try port.makeRegisteredBuffers(count: 64, size: 4096)
                 } catch let error as PortError {

@@ -2,6 +2,7 @@ internal import CIOCPSupport
 internal import Glibc
 internal import IOUring
 internal import Synchronization
+internal import SystemPackage
 
 extension CompletionPort {
     /// Makes buffers that are registered with the port's rings (io_uring's registered buffers).
@@ -136,7 +137,7 @@ final class BufferTable: @unchecked Sendable {
     private static func explain(_ error: RingError, _ bytes: Int) -> PortError {
         var limit = rlimit()
         guard error.kind == .lockedMemoryLimit,
-            unsafe getrlimit(__rlimit_resource_t(RLIMIT_MEMLOCK.rawValue), &limit) == 0
+            unsafe getrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0
         else { return PortError(error) }
         return PortError(
             .noMemory,
