@@ -24,7 +24,7 @@ private let kernelHasOwnRings = Slot.waitsForWords.load(ordering: .relaxed)
 
 @Suite("A single consumer", .serialized)
 struct SingleConsumerTests {
-    @Test("the port has a ring of the consumer's own and an ordinary one; its limit is 1", .enabled(if: kernelHasOwnRings))
+    @Test("there is a ring of the consumer's own and an ordinary one; the limit is 1", .enabled(if: kernelHasOwnRings))
     func rings() throws {
         let port = try consumerPort()
         #expect(port.concurrencyLimit == 1)

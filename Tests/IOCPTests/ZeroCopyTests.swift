@@ -44,7 +44,7 @@ struct ZeroCopyTests {
         }
     }
 
-    @Test("a peer that does not read holds the send up until it is cancelled, or its handle closed", arguments: [false, true])
+    @Test("a peer that does not read holds it up until a cancel or a close", arguments: [false, true])
     func interruption(closes: Bool) throws {
         let (port, socket, peer) = try connected(.tcp4)
         let send = IOCP.Operation(capacity: 50_000_000)

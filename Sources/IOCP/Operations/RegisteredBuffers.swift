@@ -108,7 +108,8 @@ final class BufferTable: @unchecked Sendable {
                     try slot.withRing { (ring) throws(RingError) in
                         do throws(RingError) {
                             try ring.registerSparseBuffers(count: UInt32(Self.capacity))
-                        } catch where error.errno == .resourceBusy {}
+                        } catch where error.errno == .resourceBusy {
+                        }
                     }
                 }
                 isMade = true

@@ -66,7 +66,8 @@ final class LibraryWays: Sendable {
         port = try CompletionPort(concurrencyLimit: 1, options: way.options)
         listener = try Socket(adopting: FileDescriptor(rawValue: context.listener), kind: .stream)
         try port.associate(listener, key: Key.listener)
-        group = way.isContinuous
+        group =
+            way.isContinuous
             ? try BufferGroup(for: port, buffersPerRing: 1024, bufferSize: context.bufferBytes) : nil
     }
 

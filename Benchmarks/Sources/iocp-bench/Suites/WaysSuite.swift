@@ -25,7 +25,7 @@ extension Suite {
                     $0.registeredFiles = 2048
                 }),
             row("continuous", "continuous receives", LibraryWays.Way(isContinuous: true)),
-            row("polling", "submission polling, a processor of its own", options { $0.submissionPolling = .seconds(1) }),
+            row("polling", "submission polling, unpinned", options { $0.submissionPolling = .seconds(1) }),
         ]
         if bytes > 4096 {
             rows.append(row("zero-copy", "zero-copy sends", LibraryWays.Way(isZeroCopy: true)))
