@@ -23,7 +23,8 @@ extension CompletionPort {
     /// - Cost: maps and pins the memory. Win32's counterpart is `RIORegisterBuffer` of registered I/O.
     public func makeRegisteredBuffers(count: Int, size: Int) throws(PortError) -> [IOBuffer] {
         guard count > 0, size > 0, count <= RegisteredRegion.mostBytes / size else {
-            throw .invalid("registered buffers have between 1 byte and 1 GiB together, not \(count) times \(size) bytes")
+            throw .invalid(
+                "registered buffers have between 1 byte and 1 GiB together, not \(count) times \(size) bytes")
         }
         let core = try open(.modify)
         try core.refuseIfInherited()
@@ -98,20 +99,13 @@ final class BufferTable: @unchecked Sendable {
         defer { lock.unlock() }
         guard taken != .max else {
             throw .invalid(
-                "\(Self.capacity) sets of registered buffers of the port live; let go of one, or make fewer, larger ones")
+                "\(Self.capacity) sets of registered buffers of the port live; let go of one, or make fewer, larger ones"
+            )
         }
         let index = UInt16((~taken).trailingZeroBitCount)
         do throws(RingError) {
             if !isMade {
-                for slot in core.slots where !slot.isVacated {
-                    // One that has its table already was made so by a call that failed at a later ring.
-                    try slot.withRing { (ring) throws(RingError) in
-                        do throws(RingError) {
-                            try ring.registerSparseBuffers(count: UInt32(Self.capacity))
-                        } catch where error.errno == .resourceBusy {
-                        }
-                    }
-                }
+                for slot in core.slots where !slot.isVacated { try slot.makeBufferTable(UInt32(Self.capacity)) }
                 isMade = true
             }
             for slot in core.slots where !slot.isVacated { try slot.setRegisteredBuffer(memory, at: index) }
@@ -149,6 +143,15 @@ final class BufferTable: @unchecked Sendable {
 }
 
 extension Slot {
+    /// Gives the ring an empty table of buffers, unless it has one by a call that failed at a later ring.
+    func makeBufferTable(_ count: UInt32) throws(RingError) {
+        do throws(RingError) {
+            try withRing { (ring) throws(RingError) in try ring.registerSparseBuffers(count: count) }
+        } catch {
+            if error.errno != .resourceBusy { throw error }
+        }
+    }
+
     /// Puts memory into the ring's table of buffers; none empties the place.
     func setRegisteredBuffer(_ memory: iovec, at index: UInt16) throws(RingError) {
         var memory = unsafe memory
