@@ -628,7 +628,9 @@ public enum HandleKind: UInt8, Sendable {
         if code == 0, place >= 0 {
             // What the rings hold under its place is the old file still.
             let registration = Registration(place: place, rings: registeredIn.load(ordering: .relaxed))
-            if port?.reregister(registration, descriptor) == false { IOThread.current.graveyard.append(LateLeave(self)) }
+            if port?.reregister(registration, descriptor) == false {
+                IOThread.current.graveyard.append(LateLeave(self))
+            }
         }
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)
