@@ -27,14 +27,13 @@ public final class IOBuffer: @unchecked Sendable {
     public let capacity: Int
 
     private let release: Release
-    /// The registered memory that the buffer is a part of, and keeps.
-    let region: RegisteredRegion?
 
     @unsafe
     private enum Release {
         /// Memory of our own, from the address that the allocator gave.
         case free(UnsafeMutableRawPointer)
         case call(@Sendable (UnsafeMutableRawBufferPointer) -> Void, UnsafeMutableRawBufferPointer)
+        case region(RegisteredRegion)
         case nothing
     }
 
@@ -73,7 +72,6 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.baseAddress = allocation.alignedUp(toMultipleOf: alignment)
         self.capacity = capacity
         unsafe self.release = .free(allocation)
-        region = nil
     }
 
     /// Makes a buffer of memory that belongs to somebody else and that is not freed.
@@ -84,15 +82,19 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.baseAddress = memory.baseAddress ?? IOBuffer.somewhere
         self.capacity = memory.count
         unsafe self.release = .nothing
-        region = nil
     }
 
     /// A part of registered memory.
     init(_ region: RegisteredRegion, _ part: UnsafeMutableRawBufferPointer) {
         unsafe self.baseAddress = part.baseAddress!
         self.capacity = part.count
-        unsafe self.release = .nothing
-        self.region = region
+        unsafe self.release = .region(region)
+    }
+
+    /// The registered memory that the buffer is a part of, if it is, and keeps.
+    var region: RegisteredRegion? {
+        if case .region(let region) = unsafe release { return region }
+        return nil
     }
 
     /// Makes a buffer of memory that is handed over.
@@ -108,14 +110,13 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.baseAddress = memory.baseAddress ?? IOBuffer.somewhere
         self.capacity = memory.count
         unsafe self.release = .call(deallocator, memory)
-        region = nil
     }
 
     deinit {
         switch unsafe release {
         case .free(let allocation): unsafe free(allocation)
         case .call(let deallocator, let memory): unsafe deallocator(memory)
-        case .nothing: break
+        case .region, .nothing: break
         }
     }
 

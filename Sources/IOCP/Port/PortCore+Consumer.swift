@@ -52,7 +52,7 @@ extension PortCore {
 
     private func vacate(_ own: Slot, _ me: IOThread) {
         own.lock.lock()
-        own.vacated.store(true, ordering: .sequentiallyConsistent)
+        own.noteVacated()
         own.moveBacklog()
         own.lock.unlock()
         while true {

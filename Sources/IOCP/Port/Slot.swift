@@ -42,6 +42,12 @@ internal import Synchronization
     let ringOwner = Atomic<UInt>(0)
     /// The owner has gone, and its requests have moved to the port's last slot. Written under `lock`.
     let vacated = Atomic<Bool>(false)
+    /// Whether a push has to look at more than the record: registered files or buffers, or another ring to go to. One
+    /// look on the path of every operation.
+    private let special = Atomic<Bool>(false)
+    private var isSpecial: Bool {
+        @inline(__always) get { special.load(ordering: .relaxed) }
+    }
     /// Whether the ring waits for a word of memory. Under `lock`.
     var awaitsWord = false
     /// Threads that sleep in the ring, or are about to: the leaseholder, and one that had to yield the slot meanwhile.
@@ -148,7 +154,7 @@ internal import Synchronization
     /// in the backlog: nothing is refused.
     @inline(__always)
     func push(_ record: OperationRecord.Pointer) {
-        if isVacated { return unsafe pushElsewhere(record) }
+        if isSpecial, isVacated { return unsafe pushElsewhere(record) }
         unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
         if unsafe backlogFirst == nil, unsafe enqueue(entry(for: record)) {
         } else {
@@ -161,8 +167,7 @@ internal import Synchronization
     @inline(__always)
     private func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
         var entry = unsafe Requests.entry(for: record)
-        if fileBit != 0 { unsafe useRegisteredFile(&entry, record) }
-        if hasRegisteredBuffers.load(ordering: .relaxed) { unsafe useRegisteredBuffer(&entry, record) }
+        if isSpecial { unsafe useRegistered(&entry, record) }
         return entry
     }
 
@@ -365,10 +370,28 @@ internal import Synchronization
     }
 
     /// The ring has a table of registered files, and this bit of its own. Before the port is used.
-    func noteFileTable(_ bit: UInt64) { fileBitWord.store(bit, ordering: .relaxed) }
+    func noteFileTable(_ bit: UInt64) {
+        fileBitWord.store(bit, ordering: .relaxed)
+        if bit != 0 { special.store(true, ordering: .relaxed) }
+    }
 
-    private let hasRegisteredBuffers = Atomic<Bool>(false)
-    func noteRegisteredBuffers() { hasRegisteredBuffers.store(true, ordering: .relaxed) }
+    private let holdsBuffers = Atomic<Bool>(false)
+    func noteRegisteredBuffers() {
+        holdsBuffers.store(true, ordering: .relaxed)
+        special.store(true, ordering: .relaxed)
+    }
+
+    /// Its requests go elsewhere from now on. Under `lock`.
+    func noteVacated() {
+        vacated.store(true, ordering: .sequentiallyConsistent)
+        special.store(true, ordering: .relaxed)
+    }
+
+    @inline(never)
+    private func useRegistered(_ entry: inout SubmissionEntry, _ record: OperationRecord.Pointer) {
+        if fileBit != 0 { unsafe useRegisteredFile(&entry, record) }
+        if holdsBuffers.load(ordering: .relaxed) { unsafe useRegisteredBuffer(&entry, record) }
+    }
 
     /// Lends the ring itself, for registrations.
     func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
