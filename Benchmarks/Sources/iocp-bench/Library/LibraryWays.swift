@@ -1,9 +1,10 @@
 import CBaselines
+import Glibc
 import IOCP
 import Synchronization
 import SystemPackage
 
-/// The library's faster ways, each as the only difference to a plain port: an echo server of one worker, and reads.
+/// The library's faster ways, each as the only difference to a plain port: an echo server, and reads.
 final class LibraryWays: Sendable {
     /// What is different.
     struct Way: Sendable {
@@ -54,46 +55,78 @@ final class LibraryWays: Sendable {
     private let listener: Socket
     private let group: BufferGroup?
 
-    static func serve(_ context: EchoServerContext, _ way: Way) throws {
-        let server = try LibraryWays(context, way)
-        context.whenStopped { try? server.port.post(key: Key.stop) }
-        try server.work()
+    /// Serves with as many workers as the context has counters, all of one port or each of its own.
+    static func serve(_ context: EchoServerContext, _ way: Way, sharesAddress: Bool = false) throws {
+        let workers = context.counters.count
+        let listener = try Socket(adopting: FileDescriptor(rawValue: context.listener), kind: .stream)
+        if sharesAddress { try listener.setOption(SOL_SOCKET, SO_REUSEPORT, 1) }
+        var servers = [try LibraryWays(context, way, listener, limit: sharesAddress ? 1 : workers)]
+        for _ in 1..<workers {
+            if sharesAddress {
+                let another = try Socket.listening(at: listener.localAddress(), sharesPort: true)
+                try another.setNoDelay()
+                servers.append(try LibraryWays(context, way, another, limit: 1))
+            } else {
+                servers.append(servers[0])
+            }
+        }
+        let all = servers
+        context.whenStopped {
+            for server in all { try? server.port.post(key: Key.stop) }
+        }
+        let failures = Mutex<[String]>([])
+        let threads = try (1..<workers).map { index in
+            try WaitableThread {
+                do {
+                    try all[index].work(context.counters[index], accepts: sharesAddress)
+                } catch {
+                    failures.withLock { $0.append("\(error)") }
+                }
+            }
+        }
+        try all[0].work(context.counters[0], accepts: true)
+        for thread in threads { thread.join() }
+        if let failure = failures.withLock({ $0.first }) { throw Failure(failure) }
     }
 
-    private init(_ context: EchoServerContext, _ way: Way) throws {
+    private init(_ context: EchoServerContext, _ way: Way, _ listener: Socket, limit: Int) throws {
         self.context = context
         self.way = way
-        port = try CompletionPort(concurrencyLimit: 1, options: way.options)
-        listener = try Socket(adopting: FileDescriptor(rawValue: context.listener), kind: .stream)
+        self.listener = listener
+        port = try CompletionPort(concurrencyLimit: limit, options: way.options)
         try port.associate(listener, key: Key.listener)
         group =
             way.isContinuous
             ? try BufferGroup(for: port, buffersPerRing: 1024, bufferSize: context.bufferBytes) : nil
     }
 
-    private func work() throws {
+    private func work(_ counters: Counters, accepts: Bool) throws {
         var batch = PacketBatch(capacity: 64)
-        _ = try port.dequeue(timeout: .zero)
-        try listener.acceptContinuously(Operation())
+        if accepts {
+            _ = try port.dequeue(timeout: .zero)
+            try listener.acceptContinuously(Operation())
+        }
         while true {
             for index in 0..<(try port.dequeue(into: &batch)) {
                 let packet = batch[index]
                 switch packet.key {
                 case Key.receive where way.isContinuous:
-                    try continueStream(packet)
+                    try continueStream(packet, counters)
                 case Key.receive:
-                    try echo(unsafe unsafeDowncast(packet.operation!, to: Connection.self), packet)
+                    try echo(unsafe unsafeDowncast(packet.operation!, to: Connection.self), packet, counters)
                 case Key.listener:
-                    if let socket = packet.acceptedSocket { try accept(socket) }
+                    if let socket = packet.acceptedSocket { try accept(socket, counters) }
                 default:
+                    // For the other workers, too.
+                    try port.post(key: Key.stop)
                     return
                 }
             }
         }
     }
 
-    private func accept(_ socket: Socket) throws {
-        context.counters[0].accepted()
+    private func accept(_ socket: Socket, _ counters: Counters) throws {
+        counters.accepted()
         try port.associate(socket, key: Key.receive)
         let connection = Connection(socket, bufferBytes: context.bufferBytes, isContinuous: way.isContinuous)
         if let group {
@@ -104,7 +137,7 @@ final class LibraryWays: Sendable {
     }
 
     @inline(__always)
-    private func echo(_ connection: Connection, _ packet: Packet) throws {
+    private func echo(_ connection: Connection, _ packet: Packet, _ counters: Counters) throws {
         guard packet.isSuccess, packet.bytes > 0 else {
             try connection.socket.close()
             return
@@ -114,7 +147,7 @@ final class LibraryWays: Sendable {
             try connection.socket.receive(connection)
             return
         }
-        context.counters[0].received(packet.bytes)
+        counters.received(packet.bytes)
         if way.isZeroCopy {
             try connection.socket.sendZeroCopy(connection, from: 0..<packet.bytes)
         } else {
@@ -122,7 +155,7 @@ final class LibraryWays: Sendable {
         }
     }
 
-    private func continueStream(_ packet: Packet) throws {
+    private func continueStream(_ packet: Packet, _ counters: Counters) throws {
         if let sender = packet.operation as? Sender {
             sender.waiting.removeFirst().giveBack()
             if packet.isSuccess { try sender.sendNext() }
@@ -133,7 +166,7 @@ final class LibraryWays: Sendable {
             if !packet.isMore { try? connection.socket.close() }
             return
         }
-        context.counters[0].received(packet.bytes)
+        counters.received(packet.bytes)
         sender.waiting.append(buffer)
         if sender.waiting.count == 1 { try sender.sendNext() }
     }

@@ -8,7 +8,8 @@ extension Suite {
         seconds: 0.6,
         cases: [
             echo(64, connections: 1), echo(64, connections: 64), echo(64, connections: 1000),
-            echo(65536, connections: 16), reads(direct: false), reads(direct: true),
+            echo(65536, connections: 16), twoWorkers,
+            reads(direct: false), reads(direct: true),
         ],
         runsUnasked: false
     )
@@ -35,6 +36,24 @@ extension Suite {
             title: "echo of \(bytes) B, \(connections) connection\(connections == 1 ? "" : "s")",
             operations: "messages", traffic: Traffic(connections: connections, bytes: bytes, depth: 1), rows: rows)
     }
+
+    private static let twoWorkers = Case(
+        id: "ways/two-workers",
+        title: "echo of 64 B, 64 connections, two workers", operations: "messages",
+        traffic: Traffic(connections: 64, bytes: 64, depth: 1),
+        rows: [
+            Row(
+                id: "plain", title: "one port, limit 2", role: .reference,
+                body: .server(workers: 2) { try LibraryWays.serve($0, LibraryWays.Way()) }),
+            Row(
+                id: "ports", title: "two ports on one address", role: .subject,
+                body: .server(workers: 2) { try LibraryWays.serve($0, LibraryWays.Way(), sharesAddress: true) }),
+            Row(
+                id: "consumer-ports", title: "two ports, each with a single consumer", role: .subject,
+                body: .server(workers: 2) {
+                    try LibraryWays.serve($0, options { $0.singleConsumer = true }, sharesAddress: true)
+                }),
+        ])
 
     private static func options(_ change: (inout CompletionPort.Options) -> Void) -> LibraryWays.Way {
         var way = LibraryWays.Way()
