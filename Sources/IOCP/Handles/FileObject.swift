@@ -395,6 +395,14 @@ public enum HandleKind: UInt8, Sendable {
         return .notThere
     }
 
+    /// A pending operation begins only now. Returns whether it is its turn; if not, whoever ends the one before pushes it.
+    func takeTurn(_ record: OperationRecord.Pointer) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        unsafe record.pointee.lane = lane(of: record.pointee.kind)
+        return unsafe record.pointee.lane == .none || enterLane(record)
+    }
+
     /// An operation lets others have their turn before its end. Returns the one whose turn has come.
     func leaveTurn(_ record: OperationRecord.Pointer) -> OperationRecord.Pointer? {
         lock.lock()

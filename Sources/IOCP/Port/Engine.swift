@@ -87,6 +87,7 @@ enum Engine {
         unsafe record.pointee.step = 0
         unsafe record.pointee.information = 0
         unsafe record.pointee.thread = me._withUnsafeGuaranteedRef { $0.serial }
+        let follows = unsafe record.pointee.flags.contains(.follows)
         var flags = unsafe record.pointee.flags.intersection(.suppressPacket)
         if request.continuous { flags.insert(.continuous) }
         if request.alwaysPends { flags.insert(.alwaysPends) }
@@ -97,6 +98,8 @@ enum Engine {
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
         unsafe record.pointee.lane = file.lane(of: request.kind)
+
+        if follows { return unsafe try startLinked(record, owner!.takeUnretainedValue(), file) }
 
         // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
         // And ready in every way: behind others of its direction, whoever completes the one before it queues it.
@@ -223,6 +226,9 @@ enum Engine {
             key: end.key, overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? record.pointee.token,
             information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
             flags: owner == nil ? record.pointee.inlineFlags : record.pointee.inlineFlags.union(.operation))
+        if unsafe record.pointee.followers.load(ordering: .sequentiallyConsistent) != nil {
+            unsafe Link.end(of: record, status, me)
+        }
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
         var isLeft = false
         if !fails {
@@ -435,6 +441,9 @@ enum Engine {
             return unsafe file.end(record, status: status.rawValue, signals: event == nil)
         }
         unsafe next = end.next
+        if unsafe record.pointee.followers.load(ordering: .sequentiallyConsistent) != nil {
+            unsafe Link.end(of: record, status, me)
+        }
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
         if let owner = unsafe owner {
             unsafe out.initialize(
@@ -558,6 +567,11 @@ enum Engine {
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
+            if unsafe Link.takeOut(record) {
+                _ = unsafe finishUnqueued(record, me)
+                me.buryDead()
+                return true
+            }
             switch unsafe record.pointee.file!._withUnsafeGuaranteedRef({ unsafe $0.leaveLane(record) }) {
             case .left:
                 _ = unsafe finishUnqueued(record, me)
@@ -663,7 +677,7 @@ enum Engine {
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
-    private static func finishUnqueued(
+    static func finishUnqueued(
         _ record: OperationRecord.Pointer, _ me: IOThread, _ status: CompletionStatus = .cancelled
     ) -> OperationRecord.Pointer? {
         var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
