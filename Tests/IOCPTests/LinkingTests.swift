@@ -78,7 +78,6 @@ struct LinkingTests {
         #expect(try port.staysEmpty())
         try socket.shutdown(.sending)
         #expect(try peer.receive(1) == [])
-        // A success lets all of them begin, in the order of their starts.
     }
 
     @Test("those that follow one begin in the order of their starts")
