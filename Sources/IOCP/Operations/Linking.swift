@@ -141,7 +141,7 @@ extension Engine {
         let predecessor = operation.predecessor
         operation.predecessor = nil
         guard let predecessor, file.association != nil else {
-            throw .invalid("an operation that follows another one is started on a handle that is associated with a port")
+            throw .invalid("an operation that follows another one needs a handle that is associated with a port")
         }
         // It takes its turn when it begins.
         unsafe record.pointee.lane = .none
