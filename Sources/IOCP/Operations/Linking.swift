@@ -62,6 +62,8 @@ final class Link: @unchecked Sendable {
         operation.link = self
         let before = unsafe other.record.pointee.followers.load(ordering: .relaxed)
         next = unsafe before?.takeRetainedValue()
+        // Those that were cancelled do not pile up behind an operation without end.
+        while let first = next, first.isOver { next = first.next }
         unsafe other.record.pointee.followers.store(Unmanaged.passRetained(self), ordering: .sequentiallyConsistent)
         // Whoever ends it writes its status first, and looks at its followers then.
         if unsafe other.record.pointee.isPending { return .waits }
