@@ -27,7 +27,7 @@ struct Runner {
         var results = Results(settings: settings, suites: suites)
         var progress = Progress(
             steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
-        let needsFile = suites.contains { [Suite.file.name, Suite.faces.name].contains($0.name) }
+        let needsFile = suites.contains { [Suite.file.name, Suite.faces.name, Suite.ways.name].contains($0.name) }
         defer {
             for path in needsFile ? [file, copy] : [] {
                 _ = unsafe unlink(path)
