@@ -40,20 +40,34 @@ struct RegisteredBufferTests {
         #expect(try file.length() == 8202)
     }
 
-    @Test("the requests name the registered buffer: what the kernel has under its place is what is used")
+    @Test("direct requests name the registered buffer, those through the page cache do not")
     func namedByIndex() throws {
         let port = try CompletionPort(concurrencyLimit: 1)
-        let buffer = try port.makeRegisteredBuffers(count: 1, size: 4096)[0]
+        let buffers = try port.makeRegisteredBuffers(count: 2, size: 4096)
         let directory = try ScratchDirectory()
-        let file = try File(directory.file(), .readWrite, options: [.create])
-        try port.associate(file, key: 1)
-        let operation = IOCP.Operation(buffer: buffer)
-        try file.write(operation)
-        try port.expect(operation, bytes: 4096)
-        // With the place empty, such a request cannot go through.
-        try port.core.slots[0].setRegisteredBuffer(iovec(), at: buffer.region!.index)
-        try file.write(operation)
+        let direct = try File(directory.file(), .readWrite, options: [.create, .direct])
+        let cached = try File(directory.file("cached"), .readWrite, options: [.create])
+        try port.associate(direct, key: 1)
+        try port.associate(cached, key: 2)
+        let operation = IOCP.Operation(buffer: buffers[0])
+        let back = IOCP.Operation(buffer: buffers[1])
+        buffers[0].copy(from: pattern(4096))
+        for start in bothStarts {
+            buffers[1].fill(with: 0)
+            _ = try direct.write(operation, start: start)
+            try port.expect(operation, bytes: 4096)
+            _ = try direct.read(back, start: start)
+            try port.expect(back, bytes: 4096)
+            #expect(buffers[1].contents == pattern(4096))
+            _ = try direct.read(back, at: 4096, start: start)
+            try port.expect(back, .endOfFile)
+        }
+        // With the place empty, a request that names it cannot go through.
+        try port.core.slots[0].setRegisteredBuffer(iovec(), at: buffers[0].region!.index)
+        try direct.write(operation)
         #expect(try !port.next().isSuccess)
+        try cached.write(operation)
+        try port.expect(operation, bytes: 4096)
     }
 
     @Test("sockets, other ports and handles without one take them as ordinary memory")

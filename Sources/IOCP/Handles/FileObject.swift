@@ -74,6 +74,9 @@ public enum HandleKind: UInt8, Sendable {
     /// The rings that hold it there: a bit each, set under the lock of its slot.
     let registeredIn = Atomic<UInt64>(0)
 
+    /// 0 not known, 1 no, 2 yes.
+    private let directness = Atomic<UInt8>(0)
+
     /// The file object's own event (e10).
     private let signal = EventWord(isSet: false)
 
@@ -273,7 +276,18 @@ public enum HandleKind: UInt8, Sendable {
         deinit { file.closeDescriptor() }
     }
 
-    // MARK: Registered files
+    // MARK: Registered files and buffers
+
+    /// Whether it is a file that is read and written past the page cache: only there are registered buffers of use. Asked
+    /// once.
+    var isDirect: Bool {
+        if kind != .file { return false }
+        let known = directness.load(ordering: .relaxed)
+        if known != 0 { return known == 2 }
+        let isDirect = fcntl(descriptor, F_GETFL) & iocp_open_direct != 0
+        directness.store(isDirect ? 2 : 1, ordering: .relaxed)
+        return isDirect
+    }
 
     /// Where rings of the port hold the file besides its descriptor.
     struct Registration {

@@ -7,9 +7,10 @@ internal import SystemPackage
 extension CompletionPort {
     /// Makes buffers that are registered with the port's rings (io_uring's registered buffers).
     ///
-    /// The kernel pins their memory once and for all, in place of at each operation. Reads and writes of files, and
-    /// zero-copy sends, use that by themselves when an operation has such a buffer and its handle is associated with this
-    /// port. Anything else, and any other port, takes the buffers as ordinary memory.
+    /// The kernel pins their memory once and for all, in place of at each operation. Reads and writes of files that were
+    /// opened with `O_DIRECT`, and zero-copy sends, use that by themselves when an operation has such a buffer and its
+    /// handle is associated with this port. Anything else, and any other port, takes the buffers as ordinary memory:
+    /// through the page cache nothing is pinned, and naming a registered buffer only costs.
     ///
     /// - Memory: lives until the last of the buffers goes. It counts against `RLIMIT_MEMLOCK`, once for each ring of the
     ///   port.
@@ -163,12 +164,12 @@ extension Slot {
         }
     }
 
-    /// Makes a read or write of a file name the registered buffer that its memory lies in. Under the slot's lock.
+    /// Makes a direct read or write of a file name the registered buffer that its memory lies in. Under the slot's lock.
     @inline(never)
     func useRegisteredBuffer(_ entry: inout SubmissionEntry, _ record: OperationRecord.Pointer) {
         let isServed =
             unsafe record.pointee.kind == .sendZeroCopy
-            || record.pointee.file!._withUnsafeGuaranteedRef { $0.kind == .file }
+            || record.pointee.file!._withUnsafeGuaranteedRef { $0.isDirect }
         guard isServed, let owner = unsafe record.pointee.owner else { return }
         unsafe owner._withUnsafeGuaranteedRef { operation in
             guard let region = operation.buffer?.region,
