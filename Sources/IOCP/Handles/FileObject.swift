@@ -284,7 +284,9 @@ public enum HandleKind: UInt8, Sendable {
         if kind != .file { return false }
         let known = directness.load(ordering: .relaxed)
         if known != 0 { return known == 2 }
-        let isDirect = fcntl(descriptor, F_GETFL) & iocp_open_direct != 0
+        let flags = fcntl(descriptor, F_GETFL)
+        guard flags >= 0 else { return false }
+        let isDirect = flags & iocp_open_direct != 0
         directness.store(isDirect ? 2 : 1, ordering: .relaxed)
         return isDirect
     }
