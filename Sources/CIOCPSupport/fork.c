@@ -7,7 +7,7 @@
 #include <unistd.h>
 #include <fcntl.h>
 
-uint32_t iocp_generation_word = 1;
+struct iocp_process iocp_process_words = {.generation = 1};
 
 enum { UNUSED, FILLING, NOTED };
 
@@ -81,9 +81,9 @@ static void deaden(int fd, int *dead)
 // Runs in the child, in its only thread, before fork() returns there. No locks: their holders may be gone.
 static void in_child(void)
 {
-    iocp_generation_word++;
+    iocp_process_words.generation++;
     iocp_tls_forget();
-    iocp_membarrier_forget();
+    iocp_membarrier_register();
     int dead = -1;
     bool dead_is_in_use = false;
     for (struct iocp_inherited *n = __atomic_load_n(&first, __ATOMIC_ACQUIRE); n; n = n->next) {
@@ -115,4 +115,8 @@ static void in_child(void)
 }
 
 // Before anything exists that a child could inherit.
-__attribute__((constructor)) static void watch_forks(void) { pthread_atfork(NULL, NULL, in_child); }
+__attribute__((constructor)) static void begin(void)
+{
+    iocp_membarrier_register();
+    pthread_atfork(NULL, NULL, in_child);
+}

@@ -120,20 +120,26 @@ int64_t iocp_now_ns(void)
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static int membarrier_state; // 0 unknown, 1 registered, -1 unavailable
+uint64_t iocp_ticks(void)
+{
+#if defined(__x86_64__) && !defined(IOCP_SEAM)
+    return __builtin_ia32_rdtsc();
+#else
+    return 0;
+#endif
+}
 
 bool iocp_membarrier(void)
 {
     SEAM(membarrier());
-    int state = __atomic_load_n(&membarrier_state, __ATOMIC_ACQUIRE);
-    if (state == 0) {
-        state = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0 ? 1 : -1;
-        __atomic_store_n(&membarrier_state, state, __ATOMIC_RELEASE);
-    }
-    return state == 1 && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+    return iocp_has_membarrier() && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
-void iocp_membarrier_forget(void) { __atomic_store_n(&membarrier_state, 0, __ATOMIC_RELEASE); }
+void iocp_membarrier_register(void)
+{
+    iocp_process_words.has_membarrier =
+        syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+}
 
 void iocp_yield(void)
 {

@@ -20,10 +20,15 @@ void iocp_tls_forget(void);
 // --- Forks. A child has a copy of everything and only the thread that forked. What it must not share with its parent is
 // noted here, and made harmless in the child before fork() returns there.
 
-extern uint32_t iocp_generation_word;
+/// What every lock looks at: together, and written only where a process begins.
+struct iocp_process {
+    uint32_t generation;
+    uint32_t has_membarrier;
+};
+extern struct iocp_process iocp_process_words;
 
 /// 1, and one more in the child of each fork: what was made under another number is the parent's.
-static inline uint32_t iocp_generation(void) { return iocp_generation_word; }
+static inline uint32_t iocp_generation(void) { return iocp_process_words.generation; }
 
 struct iocp_memory {
     void *start;
@@ -88,10 +93,18 @@ int iocp_futex_wake(const uint32_t *word, int count);
 
 /// CLOCK_MONOTONIC in nanoseconds.
 int64_t iocp_now_ns(void);
-/// Makes every running thread of the process pass the kernel once. False where the kernel has no such call.
+/// Something that grows by 1 to 6 for each nanosecond and is read faster than a clock, or 0 where there is nothing of the
+/// kind, and where tests have a clock of their own.
+uint64_t iocp_ticks(void);
+/// Makes every running thread of the process pass the kernel once: a full fence in each. False where the kernel has no
+/// such call.
 bool iocp_membarrier(void);
+/// Whether it has. Where it has not, those whom the fence would spare a fence of their own need it.
+static inline bool iocp_has_membarrier(void) { return iocp_process_words.has_membarrier != 0; }
 /// The process is another one: the kernel is to be asked again.
-void iocp_membarrier_forget(void);
+void iocp_membarrier_register(void);
+/// Keeps the compiler from moving memory accesses across. The other half of `iocp_membarrier`.
+static inline void iocp_compiler_fence(void) { __asm__ volatile("" ::: "memory"); }
 /// Gives the processor away, for loops that wait for another thread's next few instructions.
 void iocp_yield(void);
 static inline void iocp_cpu_relax(void) {

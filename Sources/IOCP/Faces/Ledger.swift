@@ -57,7 +57,7 @@ extension CompletionPort {
     /// Whether packets seem to be queued, at a glance. Ordered after what the caller wrote before.
     package var seemsQueued: Bool {
         atomicMemoryFence(ordering: .sequentiallyConsistent)
-        return core.queuedMirror.load(ordering: .relaxed) > 0
+        return core.isQueuedMirror.load(ordering: .relaxed)
     }
 
     /// Associates a handle, with the address of a ledger as its key.

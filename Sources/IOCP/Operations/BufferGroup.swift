@@ -80,6 +80,11 @@ public final class BufferGroup: @unchecked Sendable {
                 "buffers for a port with a single consumer are registered by the consumer's thread, or before its first "
                     + "dequeue")
         }
+        guard core.slots.count * buffersPerRing <= Self.mostBuffers else {
+            throw .invalid(
+                "a group has at most \(Self.mostBuffers) buffers; \(core.slots.count) rings of \(buffersPerRing) are more"
+            )
+        }
         let identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         var parts: [Part] = []
         do {
@@ -100,12 +105,16 @@ public final class BufferGroup: @unchecked Sendable {
         }
     }
 
-    /// The object of a lent buffer, which keeps the group alive while it is out.
-    func lend(_ index: Int, slot: Int, bytes: Int) -> LentBuffer {
-        let buffer = parts[slot].lent[index]
-        buffer.goOut(bytes: bytes, of: self)
-        return buffer
+    /// Buffers that a packet can name.
+    static let mostBuffers = 1 << 24 - 1
+
+    /// Lends a buffer, which keeps the group alive while it is out. Returns its number in the group.
+    func lend(_ index: Int, slot: Int, bytes: Int) -> Int {
+        parts[slot].lent[index].goOut(bytes: bytes, of: self)
+        return slot * buffersPerRing + index
     }
+
+    func buffer(_ number: Int) -> LentBuffer { parts[number / buffersPerRing].lent[number % buffersPerRing] }
 
     /// A buffer is the kernel's again; a receive that waits for one goes on.
     func giveBack(_ index: Int, slot number: Int) {

@@ -18,7 +18,9 @@ internal import Synchronization
     private let coreReference: Unmanaged<PortCore>
     /// What this reference may be used for.
     public let access: Access
-    private let isClosed = Atomic<Bool>(false)
+    /// The same as bits while the reference is open, with `openBit`; 0 once it is closed.
+    private let rights: Atomic<UInt32>
+    private static let openBit: UInt32 = 0x8000_0000
 
     /// What a reference to a port may be used for (a13).
     public struct Access: OptionSet, Sendable {
@@ -159,6 +161,7 @@ internal import Synchronization
         self.core = core
         unsafe coreReference = Unmanaged.passUnretained(core)
         self.access = access
+        rights = Atomic(access.rawValue & ~Self.openBit | Self.openBit)
     }
 
     deinit {
@@ -192,8 +195,7 @@ internal import Synchronization
     /// The corresponding Win32 function is `CloseHandle`.
     @discardableResult
     public func close() -> Bool {
-        guard isClosed.compareExchange(expected: false, desired: true, ordering: .sequentiallyConsistent).exchanged
-        else { return false }
+        guard rights.exchange(0, ordering: .sequentiallyConsistent) != 0 else { return false }
         core.releaseReference()
         return true
     }
@@ -201,8 +203,9 @@ internal import Synchronization
     /// The port object, if this reference is open and has the right.
     @inline(__always)
     func open(_ right: Access) throws(PortError) -> PortCore {
-        guard !isClosed.load(ordering: .relaxed) else { throw .portClosed }
-        guard access.isSuperset(of: right) else {
+        let rights = rights.load(ordering: .relaxed)
+        guard rights != 0 else { throw .portClosed }
+        guard Access(rawValue: rights).isSuperset(of: right) else {
             throw PortError(.accessDenied, "this reference to the port lacks the right to do that")
         }
         return core
@@ -211,7 +214,7 @@ internal import Synchronization
     /// Whether this reference is open and has the right; if not, ``open(_:)`` says what is wrong.
     @inline(__always)
     func allows(_ right: Access) -> Bool {
-        !isClosed.load(ordering: .relaxed) && access.rawValue & right.rawValue == right.rawValue
+        rights.load(ordering: .relaxed) & right.rawValue == right.rawValue
     }
 
     /// Lends the port object of an open reference without counting it.

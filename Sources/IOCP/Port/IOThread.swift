@@ -18,7 +18,7 @@ internal import Synchronization
     /// The port that the thread is tied to (d4). Only the thread itself touches it.
     private(set) var core: PortCore?
     /// The same as an address, to compare without counting references.
-    private var coreAddress: UnsafeMutableRawPointer?
+    private var coreAddress: UInt = 0
     /// The scheduler's part, under the port's lock.
     let state: ThreadState.Pointer
     /// The slot that the thread leases or leased last; `slot.owner` says whether it still does. Changed by others only
@@ -142,17 +142,17 @@ internal import Synchronization
 
     func tie(to core: PortCore?) {
         self.core = core
-        unsafe coreAddress = core.map { unsafe Unmanaged.passUnretained($0).toOpaque() }
+        coreAddress = core.map { unsafe UInt(bitPattern: Unmanaged.passUnretained($0).toOpaque()) } ?? 0
     }
 
     @inline(__always)
     func isTied(to core: PortCore) -> Bool {
-        unsafe coreAddress == Unmanaged.passUnretained(core).toOpaque()
+        unsafe coreAddress == UInt(bitPattern: Unmanaged.passUnretained(core).toOpaque())
     }
 
     @inline(__always)
     func isTied(to core: Unmanaged<PortCore>) -> Bool {
-        unsafe coreAddress == core.toOpaque()
+        unsafe coreAddress == UInt(bitPattern: core.toOpaque())
     }
 
     /// The calling thread, uncounted: it outlives every use by itself.

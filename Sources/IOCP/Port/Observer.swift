@@ -99,10 +99,11 @@ final class Observer: @unchecked Sendable {
         if result < 0 { slot.noteRefusal(result) }
     }
 
-    /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps; the lock that
-    /// the thread released just before orders what it did before this look.
+    /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps: the fence
+    /// between what the thread did and this look is the observer's, or that of the lock which the thread released.
     @inline(__always)
     static func noteDeparture() {
+        iocp_compiler_fence()
         if isAsleep.load(ordering: .sequentiallyConsistent) { unsafe shared.ring() }
     }
 
@@ -175,6 +176,8 @@ final class Observer: @unchecked Sendable {
                 if quiet >= Self.quietTicks {
                     // Declared asleep first, then looked again: whoever departs from now on rings the bell.
                     Self.isAsleep.store(true, ordering: .sequentiallyConsistent)
+                    // And whoever has looked before this fence is seen.
+                    _ = iocp_membarrier()
                     if tickAll(me) > .nothing {
                         if Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { quiet = 0 }
                     } else {

@@ -1,23 +1,57 @@
 /// What a dequeue returns: the completion of one operation, or a post.
 ///
+/// Four words, which a call returns in registers.
 /// The corresponding Win32 structure is `OVERLAPPED_ENTRY`; ``status`` is the low half of its `Internal` (b25).
 public struct Packet {
     /// The key that the operation's handle was associated with, or the key that was posted. Any 64 bits.
     public let key: UInt
     /// Bytes transferred, or the 64-bit information that was posted, verbatim.
     public let information: UInt
+    @usableFromInline let content: Content
+    /// One more than the number of the lent buffer in its group, in two parts that lie where there is room; 0 for none.
+    private let lentHigh: UInt8
+    private let lentLow: UInt16
     /// How the operation ended. Posted packets are ``CompletionStatus/success`` unless posted with another status.
     public let status: CompletionStatus
+
+    @usableFromInline enum Content {
+        case token(UInt)
+        case operation(Operation)
+        case continuing(Operation)
+        case accepted(AcceptedConnection)
+    }
+
     /// The operation that completed or was posted. It has been released by the library and may be started again, unless
     /// ``isMore`` says that it goes on.
-    public let operation: Operation?
+    @inlinable
+    public var operation: Operation? {
+        switch content {
+        case .token: nil
+        case .operation(let operation), .continuing(let operation): operation
+        case .accepted(let accepted): accepted.operation
+        }
+    }
+
     /// What ``CompletionPort/post(bytes:key:token:)`` was given, verbatim; the address of the operation's record
     /// otherwise. The Win32 name is `lpOverlapped`.
-    public let token: UInt
-    /// The accepted connection, or the buffer lent to a continuous receive.
-    let attachment: AnyObject?
+    @inlinable
+    public var token: UInt {
+        switch content {
+        case .token(let token): token
+        case .operation(let operation), .continuing(let operation): operation.token
+        case .accepted(let accepted): accepted.operation.token
+        }
+    }
+
     /// Whether a continuous operation goes on: more packets follow for the same operation.
-    public let isMore: Bool
+    @inlinable
+    public var isMore: Bool {
+        switch content {
+        case .token, .operation: false
+        case .continuing: true
+        case .accepted(let accepted): accepted.isMore
+        }
+    }
 
     /// ``information`` as a count of bytes. Information beyond `Int.max` is cut to its lower 63 bits.
     @inlinable
@@ -28,11 +62,30 @@ public struct Packet {
     public var isSuccess: Bool { status.isSuccess }
 
     /// The connection that an accept yielded; nil for other operations and for failures.
-    public var acceptedSocket: Socket? { attachment as? Socket }
+    public var acceptedSocket: Socket? {
+        if case .accepted(let accepted) = content { return accepted.socket }
+        return nil
+    }
 
     /// The buffer that a continuous receive was lent, with ``bytes`` valid bytes; it must be given back with
     /// ``LentBuffer/giveBack()``. Nil for other operations.
-    public var lentBuffer: LentBuffer? { attachment as? LentBuffer }
+    public var lentBuffer: LentBuffer? {
+        let number = Int(lentHigh) << 16 | Int(lentLow)
+        return number == 0 ? nil : operation?.bufferGroup?.buffer(number - 1)
+    }
+}
+
+/// What the packet of an accept holds.
+@usableFromInline final class AcceptedConnection: Sendable {
+    @usableFromInline let operation: Operation
+    @usableFromInline let isMore: Bool
+    let socket: Socket
+
+    init(_ operation: Operation, _ socket: Socket, isMore: Bool) {
+        self.operation = operation
+        self.socket = socket
+        self.isMore = isMore
+    }
 }
 
 extension Packet {
@@ -42,31 +95,42 @@ extension Packet {
         key = entry.key
         information = entry.information
         status = CompletionStatus(rawValue: entry.status)
-        isMore = entry.flags.contains(.more)
-        if entry.flags.contains(.operation) {
-            // The entry holds the reference that was taken when the operation was started or posted.
-            let operation = unsafe Unmanaged<Operation>.fromOpaque(UnsafeRawPointer(bitPattern: entry.overlapped)!)
-                .takeRetainedValue()
-            token = operation.token
-            attachment =
-                entry.flags.isDisjoint(with: [.acceptedDescriptor, .lentBuffer])
-                ? nil : Packet.makeAttachment(entry, operation)
-            self.operation = operation
+        guard entry.flags.contains(.operation) else {
+            content = .token(entry.overlapped)
+            lentHigh = 0
+            lentLow = 0
+            return
+        }
+        // The entry holds the reference that was taken when the operation was started or posted.
+        let operation = unsafe Unmanaged<Operation>.fromOpaque(UnsafeRawPointer(bitPattern: entry.overlapped)!)
+            .takeRetainedValue()
+        if entry.flags.isDisjoint(with: [.more, .acceptedDescriptor, .lentBuffer]) {
+            content = .operation(operation)
+            lentHigh = 0
+            lentLow = 0
         } else {
-            token = entry.overlapped
-            attachment = nil
-            operation = nil
+            let number: Int
+            (content, number) = Packet.unusualContent(entry, operation)
+            lentHigh = UInt8(truncatingIfNeeded: number >> 16)
+            lentLow = UInt16(truncatingIfNeeded: number)
         }
     }
 
     @inline(never)
-    private static func makeAttachment(_ entry: PacketEntry, _ operation: Operation) -> AnyObject? {
+    private static func unusualContent(_ entry: PacketEntry, _ operation: Operation) -> (Content, Int) {
+        let isMore = entry.flags.contains(.more)
         if entry.flags.contains(.acceptedDescriptor) {
             // A negative descriptor: the connection has gone into the socket that the accept was given.
-            if entry.auxiliary < 0 { return operation.companion }
-            return Socket(accepted: entry.auxiliary, by: operation)
+            let socket =
+                entry.auxiliary < 0
+                ? operation.companion as? Socket : Socket(accepted: entry.auxiliary, by: operation)
+            if let socket { return (.accepted(AcceptedConnection(operation, socket, isMore: isMore)), 0) }
         }
-        return operation.bufferGroup?.lend(Int(entry.auxiliary), slot: Int(entry.slot), bytes: Int(entry.information))
+        var number = 0
+        if entry.flags.contains(.lentBuffer), let group = operation.bufferGroup {
+            number = 1 + group.lend(Int(entry.auxiliary), slot: Int(entry.slot), bytes: Int(entry.information))
+        }
+        return (isMore ? .continuing(operation) : .operation(operation), number)
     }
 }
 

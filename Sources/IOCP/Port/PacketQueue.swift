@@ -27,14 +27,19 @@ struct PacketEntry {
 /// has until somebody asks it to give that back.
 @safe struct PacketQueue: ~Copyable {
     private var storage: UnsafeMutablePointer<PacketEntry>
+    /// Packets that it has room for, less one; a mask of positions.
+    private var mask: UInt
+    // Positions that only grow: that of the oldest packet, and that of the next.
+    private var head: UInt = 0
+    private var tail: UInt = 0
+
+    var count: Int { Int(bitPattern: tail &- head) }
     /// Packets that it has room for.
-    private(set) var capacity: Int
-    private var head = 0
-    private(set) var count = 0
+    var capacity: Int { Int(bitPattern: mask &+ 1) }
 
     init(capacity: Int = 64) {
         precondition(capacity > 0 && capacity & (capacity - 1) == 0, "a power of two")
-        self.capacity = capacity
+        mask = UInt(capacity) - 1
         unsafe storage = .allocate(capacity: capacity)
     }
 
@@ -44,18 +49,25 @@ struct PacketEntry {
 
     @inline(__always)
     mutating func append(_ entry: PacketEntry) {
-        if count == capacity { grow() }
-        unsafe storage[(head &+ count) & (capacity &- 1)] = entry
-        count &+= 1
+        if tail &- head > mask { grow() }
+        // Field by field: the entry has just been written so, and read otherwise it would have to come from the cache.
+        let cell = unsafe storage + Int(bitPattern: tail & mask)
+        unsafe cell.pointee.key = entry.key
+        unsafe cell.pointee.overlapped = entry.overlapped
+        unsafe cell.pointee.information = entry.information
+        unsafe cell.pointee.status = entry.status
+        unsafe cell.pointee.auxiliary = entry.auxiliary
+        unsafe cell.pointee.slot = entry.slot
+        unsafe cell.pointee.flags = entry.flags
+        tail &+= 1
     }
 
     /// The oldest packet. The queue must not be empty.
     @inline(__always)
     mutating func removeFirst() -> PacketEntry {
-        assert(count > 0)
-        let entry = unsafe storage[head]
-        head = (head &+ 1) & (capacity &- 1)
-        count &-= 1
+        assert(tail != head)
+        let entry = unsafe storage[Int(bitPattern: head & mask)]
+        head &+= 1
         return entry
     }
 
@@ -65,26 +77,27 @@ struct PacketEntry {
     /// Gives back what a flood has made it allocate, if nothing is left of it.
     @inline(__always)
     mutating func trim() {
-        if count == 0 && capacity > Self.keptCapacity { shrink() }
+        if mask >= Self.keptCapacity && tail == head { shrink() }
     }
 
     @inline(never)
     private mutating func shrink() {
         unsafe storage.deallocate()
-        capacity = Self.keptCapacity
-        unsafe storage = .allocate(capacity: capacity)
-        head = 0
+        mask = UInt(Self.keptCapacity) - 1
+        unsafe storage = .allocate(capacity: Self.keptCapacity)
     }
 
     @inline(never)
     private mutating func grow() {
         let larger = UnsafeMutablePointer<PacketEntry>.allocate(capacity: capacity * 2)
-        let first = min(count, capacity - head)
-        unsafe larger.initialize(from: storage + head, count: first)
+        let start = Int(bitPattern: head & mask)
+        let first = min(count, capacity - start)
+        unsafe larger.initialize(from: storage + start, count: first)
         unsafe (larger + first).initialize(from: storage, count: count - first)
         unsafe storage.deallocate()
         unsafe storage = larger
-        capacity *= 2
+        tail = UInt(count)
         head = 0
+        mask = mask * 2 + 1
     }
 }

@@ -12,6 +12,8 @@ extension PortCore {
     /// Holders that one look asks at most, so that a post does not pay for a port of many places.
     private static let mostLookedAt = 4
     private static let shortestPause: Int64 = 100_000
+    /// Between 3 and 20 µs.
+    private static let ticksBetweenClocks: UInt64 = 20_000
     private static let longestPause: Int64 = 3_200_000
     private static let longestRecheckPause: Int64 = 1_600_000
 
@@ -71,7 +73,7 @@ extension PortCore {
         guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) >= limit else {
             return false
         }
-        return queuedMirror.load(ordering: .relaxed) > 0 || slots.contains { $0.hasCompletions && !$0.isWatched }
+        return isQueuedMirror.load(ordering: .relaxed) || slots.contains { $0.hasCompletions && !$0.isWatched }
     }
 
     /// Packets wait although threads do: looks whether one of those that hold the places is blocked, and takes its place
@@ -82,6 +84,10 @@ extension PortCore {
         guard seesBlocking else { return false }
         // If not now, the monitor looks.
         Observer.noteDeparture()
+        // Posts come faster than a clock is read.
+        let ticks = iocp_ticks()
+        if ticks > 0, ticks &- lastLookTicks.load(ordering: .relaxed) < Self.ticksBetweenClocks { return false }
+        lastLookTicks.store(ticks, ordering: .relaxed)
         let now = iocp_now_ns()
         let next = nextLook.load(ordering: .relaxed)
         // One looks at a time, and none soon after it, however it ends.

@@ -102,6 +102,8 @@ extension Slot {
     /// Returns whether there is nothing.
     @inline(never)
     func askOwner() -> Bool {
+        // What was queued before is seen by an owner about to sleep, or the owner is seen here.
+        atomicMemoryFence(ordering: .sequentiallyConsistent)
         if isVacated || unsubmittedRequests == 0 { return true }
         if isWatched { wakeSleeper() }
         return false

@@ -25,23 +25,23 @@ extension PortCore {
     /// the oldest and keeps its place.
     @inline(__always)
     func takeQuickly() -> PacketEntry? {
-        guard queuedMirror.load(ordering: .relaxed) > 0 else { return nil }
+        guard isQueuedMirror.load(ordering: .relaxed) else { return nil }
         return unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
             guard me.isTied(to: self), let slot = unsafe me.leasedReference,
-                unsafe slot._withUnsafeGuaranteedRef({ !$0.hasCompletions && $0.submitter.unsubmitted == 0 })
+                unsafe slot._withUnsafeGuaranteedRef({ $0.isQuiet })
             else { return nil }
             lock.lock()
-            guard isOrdinary, !isClosed, scheduler.queued > 0, scheduler.running <= limit,
-                unsafe me.state.pointee.isCounted
+            guard !isUnusual, scheduler.queued > 0, !scheduler.runsTooMany, unsafe me.state.pointee.isCounted
             else {
                 lock.unlock()
                 return nil
             }
             _ = scheduler.takeMore(atMost: 1)
             let entry = packets.removeFirst()
-            let left = scheduler.queued
-            queuedMirror.store(left, ordering: .relaxed)
-            if left == 0 { quickMirror.store(true, ordering: .relaxed) }
+            if scheduler.queued == 0 {
+                isQueuedMirror.store(false, ordering: .relaxed)
+                quickMirror.store(true, ordering: .relaxed)
+            }
             lock.unlock()
             unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
             return entry
@@ -124,7 +124,7 @@ extension PortCore {
         me.isOut.store(false, ordering: .relaxed)
         defer { me.isOut.store(true, ordering: .relaxed) }
         unsafe me.leasedReference?._withUnsafeGuaranteedRef { $0.endRound() }
-        if deadline.isImmediate || queuedMirror.load(ordering: .relaxed) > 0 {
+        if deadline.isImmediate || isQueuedMirror.load(ordering: .relaxed) {
             unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
         }
 

@@ -10,19 +10,26 @@ internal import Synchronization
 @safe final class PortCore: @unchecked Sendable {
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
-    let lock = FutexLock()
+    /// What every post and every dequeue touches, together.
+    private struct Core: ~Copyable {
+        let lock = FutexLock()
+        var packets = PacketQueue()
+        var scheduler: Scheduler
+    }
+    private let guarded: Guarded<Core>
+    var lock: FutexLock {
+        @inline(__always) _read { yield guarded.value.lock }
+    }
     let limit: Int
     /// Whether it carries the operations of files that have no port, or had none when they were started.
     let isHomeless: Bool
-    let guardedScheduler: Guarded<Scheduler>
-    let guardedPackets = Guarded(PacketQueue())
     var scheduler: Scheduler {
-        @inline(__always) _read { yield guardedScheduler.value }
-        @inline(__always) _modify { yield &guardedScheduler.value }
+        @inline(__always) _read { yield guarded.value.scheduler }
+        @inline(__always) _modify { yield &guarded.value.scheduler }
     }
     var packets: PacketQueue {
-        @inline(__always) _read { yield guardedPackets.value }
-        @inline(__always) _modify { yield &guardedPackets.value }
+        @inline(__always) _read { yield guarded.value.packets }
+        @inline(__always) _modify { yield &guarded.value.packets }
     }
     let guardedSlots: Guarded<[Slot]> = Guarded([])
     /// The places of registered files; nil if none were asked for. Constant once the port is made.
@@ -46,11 +53,15 @@ internal import Synchronization
     let isRetired = Atomic<Bool>(false)
     /// Set by the closing of the last reference, and in the child of a fork.
     var isClosed: Bool { closedMirror.load(ordering: .relaxed) }
-    /// Nobody to be looked at before a packet is queued or taken, and nobody to be told of it.
-    var isOrdinary = true
+    /// Closed, or somebody has to be looked at before a packet is queued or taken, or told of it.
+    private let unusualMirror = Atomic<Bool>(false)
+    private var inheritedUnusualFlag: InheritedFlag?
+    var isUnusual: Bool {
+        @inline(__always) get { unusualMirror.load(ordering: .relaxed) }
+    }
 
     // Mirrors of what the lock guards, for looks without it. Written under the lock.
-    let queuedMirror = Atomic<Int>(0)
+    let isQueuedMirror = Atomic<Bool>(false)
     let runningMirror = Atomic<Int>(0)
     let waitingMirror = Atomic<Int>(0)
     let closedMirror = Atomic<Bool>(false)
@@ -80,6 +91,7 @@ internal import Synchronization
     let monitorInterval: Int64
     /// When holders of places may be looked at again, and how long after that.
     let nextLook = Atomic<Int64>(0)
+    let lastLookTicks = Atomic<UInt64>(0)
     var lookPause: Int64 = 0
     /// When those that were blocked may be looked at again, and how long after that.
     var nextRecheck: Int64 = 0
@@ -104,7 +116,7 @@ internal import Synchronization
         // Its starts enter the kernel at once, and no thread is tied to it.
         self.monitorInterval = isHomeless ? .max : monitorInterval
         self.seesBlocking = seesBlocking && !isHomeless && !isSingleConsumer && ThreadProbe.isAvailable
-        guardedScheduler = Guarded(Scheduler(limit: limit))
+        guarded = Guarded(Core(scheduler: Scheduler(limit: limit)))
         do {
             if isSingleConsumer, let own = try Slot.forConsumer(of: self, options) { guardedSlots.value.append(own) }
             var options = options
@@ -118,11 +130,13 @@ internal import Synchronization
         }
         if registeredFiles > 0 { fileTable = FileTable.make(for: slots, wanted: registeredFiles) }
         inheritedFlag = InheritedFlag(closedMirror)
+        inheritedUnusualFlag = InheritedFlag(unusualMirror)
         try unsafe Observer.shared.watch(self)
     }
 
     deinit {
         inheritedFlag = nil
+        inheritedUnusualFlag = nil
         // In the child of a fork, nobody knows in the middle of what the parent's threads were.
         if birth.isInherited { return }
         while packets.count > 0 {
@@ -219,15 +233,17 @@ internal import Synchronization
     func post(_ entry: PacketEntry, _ me: IOThread) -> Bool {
         lock.lock()
         // Nobody waits for it, or nobody may run: it is queued.
-        guard isOrdinary, !isClosed, scheduler.waiting == 0 || !scheduler.canRunAnother, !hasUnseenCompletions(me)
-        else {
+        guard !isUnusual, scheduler.waiting == 0 || !scheduler.canRunAnother, !hasUnseenCompletions(me) else {
             return postSlowly(entry, me)
         }
         scheduler.insertBehind()
         packets.append(entry)
         let isHeldUp = scheduler.waiting > 0
-        queuedMirror.store(scheduler.queued, ordering: .relaxed)
-        quickMirror.store(false, ordering: .relaxed)
+        // Others look at these: they are written when they change.
+        if scheduler.queued == 1 {
+            isQueuedMirror.store(true, ordering: .relaxed)
+            quickMirror.store(false, ordering: .relaxed)
+        }
         lock.unlock()
         if isHeldUp { lookAtHolders(me) }
         return true
@@ -237,7 +253,7 @@ internal import Synchronization
     @inline(__always)
     private func hasUnseenCompletions(_ me: IOThread) -> Bool {
         guard me.isTied(to: self), let slot = unsafe me.leasedReference else { return false }
-        return unsafe slot._withUnsafeGuaranteedRef { $0.hasCompletions }
+        return unsafe slot._withUnsafeGuaranteedRef { $0.inFlight.load(ordering: .relaxed) > 0 && $0.hasCompletions }
     }
 
     /// Entered with the lock held.
@@ -340,11 +356,12 @@ internal import Synchronization
     func publish() {
         // What is queued now was handed to no thread (b27, b28).
         if scheduler.queued > 0 && watchers.load(ordering: .relaxed) > 0 { wakesWatchers = true }
-        queuedMirror.store(scheduler.queued, ordering: .relaxed)
+        isQueuedMirror.store(scheduler.queued > 0, ordering: .relaxed)
         runningMirror.store(scheduler.running, ordering: .relaxed)
         waitingMirror.store(scheduler.waiting, ordering: .relaxed)
-        isOrdinary = scheduler.seenBlocked == 0 && watchers.load(ordering: .relaxed) == 0
-        quickMirror.store(isOrdinary && scheduler.queued == 0 && scheduler.running <= limit, ordering: .relaxed)
+        let isUnusual = isClosed || scheduler.seenBlocked > 0 || watchers.load(ordering: .relaxed) > 0
+        unusualMirror.store(isUnusual, ordering: .relaxed)
+        quickMirror.store(!isUnusual && scheduler.queued == 0 && !scheduler.runsTooMany, ordering: .relaxed)
     }
 
     /// Packets are queued: those who wait for that are woken.

@@ -403,6 +403,14 @@ internal import Synchronization
     @inline(__always)
     var hasCompletions: Bool { submitter.completionsReady > 0 || submitter.overflowPending }
 
+    /// Whether its leaseholder can do without it for now: nothing to be harvested or to be submitted.
+    @inline(__always)
+    var isQuiet: Bool {
+        // A consumer's own ring finishes nothing before it is entered.
+        inFlight.load(ordering: .relaxed) == 0
+            || (!hasCompletions && submitter.unsubmitted == 0 && !(isOwned && submitter.needsEnter))
+    }
+
     // MARK: Entering, from any thread
 
     /// Completions that found the ring full wait in the kernel: brings as many as there is room for into the empty ring.

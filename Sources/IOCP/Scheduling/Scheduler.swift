@@ -6,12 +6,12 @@
 /// Vocabulary: `running` is the queue's current count, `limit` its maximum, `queued` its signal state, and a thread is
 /// *counted* while it is one of the running. Rules d1–d19 of the contract are stated where they are kept.
 @safe struct Scheduler {
-    /// Fixed for the port's life (a2).
-    let limit: Int
-    /// Threads that run on behalf of the port. May exceed the limit after a time-out or a wake-up (d10, d12).
-    private(set) var running = 0
     /// Packets in the queue that nobody has claimed (c10).
     private(set) var queued = 0
+    /// Threads that run on behalf of the port. May exceed the limit after a time-out or a wake-up (d10, d12).
+    private(set) var running = 0
+    /// Fixed for the port's life (a2).
+    let limit: Int
     /// Threads asleep in a dequeue.
     private(set) var waiting = 0
     /// Threads that are tied to the port but blocked on something else: not counted until they go on (d7, d10).
@@ -30,6 +30,8 @@
     }
 
     var canRunAnother: Bool { running < limit }
+    /// More run than the limit allows, for a while (d10, d12).
+    var runsTooMany: Bool { running > limit }
 
     /// A packet has come. Either a waiter gets it directly and is counted before it even runs, or it is to be queued.
     ///

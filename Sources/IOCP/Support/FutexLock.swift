@@ -5,21 +5,24 @@ internal import Synchronization
 ///
 /// `Synchronization.Mutex` is a priority-inheriting futex on Linux: every contended hand-over costs two system calls.
 /// The sections under this lock are tens of nanoseconds long, so a brief spin nearly always suffices.
-/// Locking and unlocking are read-modify-write operations with full ordering; the port's sleep protocols rely on it.
+///
+/// Unlocking is a plain store, where the kernel has membarrier(2): a locked instruction would be a third of the cost of
+/// a post. What it would order is ordered by those who go to sleep instead, which is rare: they make every running
+/// thread pass a fence (`iocp_membarrier`) between saying so and looking once more.
 package struct FutexLock: ~Copyable {
-    /// 0 free, else the number of the process that holds it (``Birth``) times two, plus 1 if somebody may sleep. One of
-    /// another process is free as well: a fork has left its holder behind.
+    /// 0 free, else the number of the process that holds it (``Birth``). One of another process is free as well: a fork
+    /// has left its holder behind.
     private let word = Atomic<UInt32>(0)
+    /// 1 if somebody may sleep whom nobody has woken. They sleep on this word: whoever is woken, or comes too late to
+    /// sleep, sets it again for those who sleep on.
+    private let sleeper = Atomic<UInt32>(0)
 
     package init() {}
 
     @inline(__always)
-    private static var held: UInt32 { iocp_generation() << 1 }
-
-    @inline(__always)
     package borrowing func lock() {
         pass(IOCP_BEFORE_LOCK)
-        if !word.compareExchange(expected: 0, desired: Self.held, ordering: .sequentiallyConsistent).exchanged {
+        if !word.compareExchange(expected: 0, desired: iocp_generation(), ordering: .sequentiallyConsistent).exchanged {
             lockSlow()
         }
         pass(IOCP_LOCKED)
@@ -28,9 +31,13 @@ package struct FutexLock: ~Copyable {
     @inline(__always)
     package borrowing func unlock() {
         pass(IOCP_BEFORE_UNLOCK)
-        if word.exchange(0, ordering: .sequentiallyConsistent) & 1 != 0 {
-            wakeOne()
+        if iocp_has_membarrier() {
+            word.store(0, ordering: .releasing)
+            iocp_compiler_fence()
+        } else {
+            _ = word.exchange(0, ordering: .sequentiallyConsistent)
         }
+        if sleeper.load(ordering: .relaxed) != 0 { wakeOne() }
         pass(IOCP_AFTER_UNLOCK)
     }
 
@@ -42,31 +49,45 @@ package struct FutexLock: ~Copyable {
         #endif
     }
 
+    /// Looks at the word that are spaced ever wider: each look takes the word's cache line from the holder, and from
+    /// whoever follows on the holder's processor. A few microseconds in all.
+    private static let looks = 9
+    private static let longestPause = 64
+
     @inline(never)
     private borrowing func lockSlow() {
-        let held = Self.held
-        for _ in 0..<60 {
-            iocp_cpu_relax()
+        let held = iocp_generation()
+        var pause = 2
+        for _ in 0..<Self.looks {
+            for _ in 0..<pause { iocp_cpu_relax() }
+            pause = min(pause * 2, Self.longestPause)
             let now = word.load(ordering: .relaxed)
-            if now & ~1 != held,
+            if now != held,
                 word.compareExchange(expected: now, desired: held, ordering: .sequentiallyConsistent).exchanged
             {
                 return
             }
         }
-        guard word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held else { return }
         // The library's own business: whoever looks must not take the thread for a blocked one (d7).
         let me = IOThread.currentIfKnown
         let wasOut = me?.isOut.exchange(false, ordering: .relaxed)
-        repeat {
-            futexWait(word, while: held | 1, nanoseconds: -1)
-        } while word.exchange(held | 1, ordering: .sequentiallyConsistent) & ~1 == held
+        while true {
+            sleeper.store(1, ordering: .sequentiallyConsistent)
+            // From here on whoever unlocks sees that, or this thread sees the lock free.
+            _ = iocp_membarrier()
+            let now = word.load(ordering: .sequentiallyConsistent)
+            if now == held {
+                futexWait(sleeper, while: 1, nanoseconds: -1)
+            } else if word.compareExchange(expected: now, desired: held, ordering: .sequentiallyConsistent).exchanged {
+                break
+            }
+        }
         if let me, let wasOut { me.isOut.store(wasOut, ordering: .relaxed) }
     }
 
     @inline(never)
     private borrowing func wakeOne() {
-        futexWake(word, count: 1)
+        if sleeper.exchange(0, ordering: .sequentiallyConsistent) != 0 { futexWake(sleeper, count: 1) }
     }
 }
 

@@ -1,4 +1,4 @@
-/// A value that a lock of its owner guards, at an address of its own.
+/// A value that a lock of its owner guards, at an address of its own that begins a cache line.
 ///
 /// A mutable stored property of a class is checked for overlapping accesses at run time, each time, by calls into the
 /// runtime that cost more than the work done here; what a lock guards cannot overlap. The value dies with this box.
@@ -9,7 +9,9 @@ struct Guarded<Value: ~Copyable>: ~Copyable, @unchecked Sendable {
     private let pointer: UnsafeMutablePointer<Value>
 
     init(_ value: consuming Value) {
-        unsafe pointer = .allocate(capacity: 1)
+        unsafe pointer = UnsafeMutableRawPointer.allocate(
+            byteCount: max(1, MemoryLayout<Value>.size), alignment: max(64, MemoryLayout<Value>.alignment)
+        ).assumingMemoryBound(to: Value.self)
         unsafe pointer.initialize(to: value)
     }
 
