@@ -68,7 +68,7 @@ final class Observer: @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         try start()
-        for slot in core.slots {
+        for slot in core.slots where !slot.isOwned {
             // Disarmed for now.
             let result = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
             guard result == 0 else { throw .unwatched(-result) }
