@@ -112,6 +112,7 @@ format:
 # Reference and articles of the libraries. A link that does not resolve fails it, like any other warning.
 # Parameters whose names say it all are left undocumented, so docc's validation of them is off.
 docs: setup
+	$(SWIFT) build --build-tests
 	$(SWIFT) package dump-symbol-graph --minimum-access-level public --skip-synthesized-members >/dev/null
 	@rm -rf $(DOCUMENTATION)
 	@for module in IOUring IOCP IOCPHosting; do \
