@@ -47,5 +47,11 @@ let package = Package(
             ],
             swiftSettings: strict
         ),
+        .testTarget(
+            name: "iocp-benchTests",
+            dependencies: [
+                "CBaselines", "iocp-bench", .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ]
+        ),
     ]
 )

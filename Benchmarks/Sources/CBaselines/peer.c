@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "bench_allocations.h"
 #include "bench_process.h"
 
 static int answer(const char *line, int length) {
@@ -19,13 +20,18 @@ static int answer(const char *line, int length) {
 static int print_snapshot(struct bench_peer *peer) {
     struct bench_usage usage = bench_usage_now();
     struct bench_counters counters = bench_counters_read(&peer->counters);
+    // Those of the thread that takes snapshots are not the server's.
+    int64_t allocations = bench_allocations();
+    char counted[32] = "null";
+    if (allocations >= 0)
+        snprintf(counted, sizeof counted, "%" PRId64, allocations - bench_allocations_of_thread());
     char line[512];
     int length = snprintf(line, sizeof line,
                           "{\"cpuNanoseconds\":%" PRIu64 ",\"voluntarySwitches\":%" PRIu64
                           ",\"involuntarySwitches\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"receives\":%" PRIu64
-                          ",\"accepts\":%" PRIu64 ",\"systemCalls\":0,\"counts\":{}}\n",
+                          ",\"accepts\":%" PRIu64 ",\"systemCalls\":0,\"allocations\":%s,\"counts\":{}}\n",
                           usage.cpu_nanoseconds, usage.voluntary_switches, usage.involuntary_switches, counters.bytes,
-                          counters.receives, counters.accepts);
+                          counters.receives, counters.accepts, counted);
     return answer(line, length);
 }
 

@@ -1,6 +1,8 @@
 #define _GNU_SOURCE
 #include "bench_support.h"
 
+#include "bench_allocations.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
 #include <malloc.h>
@@ -71,6 +73,7 @@ uint64_t bench_heap_bytes(void) {
 
 void bench_outcome_begin(struct bench_outcome *outcome) {
     memset(outcome, 0, sizeof *outcome);
+    outcome->allocations = bench_allocations();
     outcome->usage = bench_usage_now();
     outcome->nanoseconds = bench_now();
 }
@@ -85,6 +88,8 @@ void bench_outcome_end(struct bench_outcome *outcome, uint64_t operations, int64
         .voluntary_switches = after.voluntary_switches - before.voluntary_switches,
         .involuntary_switches = after.involuntary_switches - before.involuntary_switches,
     };
+    if (outcome->allocations >= 0)
+        outcome->allocations = bench_allocations() - outcome->allocations;
     outcome->operations = operations;
     outcome->system_calls = system_calls;
 }

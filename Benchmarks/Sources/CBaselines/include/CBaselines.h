@@ -2,6 +2,7 @@
 #ifndef BENCH_CBASELINES_H
 #define BENCH_CBASELINES_H
 
+#include "bench_allocations.h"
 #include "bench_echo.h"
 #include "bench_file.h"
 #include "bench_peer.h"

@@ -62,6 +62,7 @@ struct bench_outcome {
     uint64_t operations;
     uint64_t nanoseconds;
     int64_t system_calls;  // by own count, -1 where the code cannot know
+    int64_t allocations;   // on the heap, -1 where they cannot be counted
     struct bench_usage usage;
 };
 

@@ -11,6 +11,9 @@ struct RunCommand: ParsableCommand {
             Every row does the same work in a process of its own; rounds of all rows are interleaved, the table shows \
             medians and the ratio to the reference row with the least and the greatest of the rounds. Without \
             arguments all suites run that are not marked as longer, in about a minute.
+
+            iocp-bench report RESULTS.json… makes the report of results that are there. iocp-bench guard checks \
+            counts that must not grow. Both explain themselves with --help.
             """
     )
 
@@ -21,6 +24,10 @@ struct RunCommand: ParsableCommand {
 
     @Option(help: ArgumentHelp("Where the results go, as JSON.", valueName: "file"))
     var json = ".build/iocp-bench-results.json"
+
+    @Option(
+        help: ArgumentHelp("Where a report goes, as one page of HTML with plots (default: none).", valueName: "file"))
+    var report: String?
 
     @Option(help: ArgumentHelp("Interleaved rounds.", valueName: "count"))
     var rounds: Int?
@@ -97,6 +104,10 @@ struct RunCommand: ParsableCommand {
         }
         try results.write(to: json)
         print("\nResults: \(json)")
+        if let report {
+            try Page([results]).write(to: report)
+            print("Report: \(report)")
+        }
         if results.failures > 0 || states.contains(where: { $0.missing != nil && peers.demands($0.peer) }) {
             throw ExitCode.failure
         }

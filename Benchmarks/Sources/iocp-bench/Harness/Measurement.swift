@@ -13,6 +13,8 @@ struct Measurement: Codable, Sendable {
     var involuntarySwitches: UInt64
     /// System calls by the row's own count; nil where its code cannot know.
     var systemCalls: UInt64?
+    /// Heap allocations of all threads of the process; nil where they cannot be counted.
+    var allocations: UInt64?
     /// nil where single operations are too short to be timed one by one.
     var latency: Latency?
     /// CPU time of the load generator, where there is one.
@@ -37,12 +39,15 @@ struct Measurement: Codable, Sendable {
         case kernelBytes
         /// By how much the heap grew with them.
         case heapBytes
+        /// Entries into the kernel for the library's rings.
+        case kernelEntries
     }
 
     var rate: Double { Double(operations) / seconds }
     var cpuPerOperation: Double { Double(cpuNanoseconds) / Double(operations) }
     var switchesPerOperation: Double { Double(voluntarySwitches + involuntarySwitches) / Double(operations) }
     var callsPerOperation: Double? { systemCalls.map { Double($0) / Double(operations) } }
+    var allocationsPerOperation: Double? { allocations.map { Double($0) / Double(operations) } }
 }
 
 extension Measurement {
@@ -55,6 +60,7 @@ extension Measurement {
             voluntarySwitches: outcome.usage.voluntary_switches,
             involuntarySwitches: outcome.usage.involuntary_switches,
             systemCalls: UInt64(exactly: outcome.system_calls),
+            allocations: UInt64(exactly: outcome.allocations),
             latency: latency,
             counts: counts.map { Dictionary(uniqueKeysWithValues: $0.map { ($0.rawValue, UInt64($1)) }) }
         )

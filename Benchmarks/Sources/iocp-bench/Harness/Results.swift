@@ -3,7 +3,8 @@ import FoundationEssentials
 /// The JSON file: everything a report needs. README.md documents the schema.
 struct Results: Codable, Sendable {
     /// Raised when a field changes its meaning or goes away; new fields do not raise it.
-    var schema = "swift-iocp-bench/1"
+    var schema = Self.currentSchema
+    static let currentSchema = "swift-iocp-bench/1"
     var date = Date.now.ISO8601Format()
     var machine = Machine.current
     var settings: RunSettings
@@ -23,6 +24,8 @@ struct Results: Codable, Sendable {
         /// What operations are called.
         var operations: String
         var reference: String?
+        /// For a curve over several cases.
+        var series: Case.Series?
         var rows: [RowResult]
     }
 
@@ -58,6 +61,7 @@ struct Results: Codable, Sendable {
                 cases: suite.cases.map { item in
                     CaseResult(
                         id: item.id, title: item.title, operations: item.operations, reference: item.reference?.id,
+                        series: item.series,
                         rows: item.rows.map {
                             RowResult(id: $0.id, title: $0.title, role: $0.role, targets: $0.targets)
                         })

@@ -62,7 +62,8 @@ struct Runner {
 
     private func rounds(of item: Case) -> Int { min(settings.rounds, item.roundsAtMost ?? .max) }
 
-    private func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
+    /// One round of one row.
+    func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
         switch row.body {
         case .work:
             try measureWork(item, row, seconds: seconds)
@@ -130,6 +131,9 @@ struct Runner {
         func scaled(_ key: KeyPath<ServerSnapshot, UInt64>) -> UInt64 {
             UInt64((Double(after[keyPath: key] - before[keyPath: key]) * scale).rounded())
         }
+        let allocations = after.allocations.flatMap { after in
+            before.allocations.map { UInt64((Double(after - $0) * scale).rounded()) }
+        }
         return Measurement(
             operations: result.messages,
             seconds: result.seconds,
@@ -137,6 +141,7 @@ struct Runner {
             voluntarySwitches: scaled(\.voluntarySwitches),
             involuntarySwitches: scaled(\.involuntarySwitches),
             systemCalls: after.systemCalls == 0 ? nil : scaled(\.systemCalls),
+            allocations: allocations,
             latency: result.latency,
             loadNanoseconds: result.cpuNanoseconds,
             counts: after.counts.isEmpty && idle.isEmpty

@@ -38,6 +38,20 @@ struct Target: Codable, Sendable {
         if let atMost { reached = value <= atMost }
         if let atLeast { reached = value >= atLeast }
     }
+
+    var isBounded: Bool { atMost != nil || atLeast != nil }
+
+    /// The bound in words; empty if there is none.
+    var bound: String {
+        atMost.map { "≤ " + figure.text($0) } ?? atLeast.map { "≥ " + figure.text($0) } ?? ""
+    }
+
+    /// The figure in words, and what it is taken against.
+    func title(in item: Results.CaseResult) -> String {
+        guard let name = figure.ratioTitle else { return figure.title }
+        let other = item.rows.first { against == nil ? $0.role == .reference : $0.id == against }
+        return "\(name), relative to \(other?.title ?? against ?? "the reference"),"
+    }
 }
 
 /// What a target is about.
@@ -54,10 +68,10 @@ enum Figure: String, Codable, Sendable {
     case switchesRatio
     /// The same of CPU time for each operation.
     case cpuRatio
+    /// Time for each operation, in nanoseconds: the window by its operations.
+    case timePerOperation
     /// The monitor's CPU time by that of one processor.
     case monitorShare
-    /// Time of the window by operations, in nanoseconds.
-    case timePerOperation
     /// Memory of the process by idle connections, in bytes.
     case memoryPerIdle
     /// The kernel's own memory by idle connections, both ends of each.
@@ -96,8 +110,8 @@ enum Figure: String, Codable, Sendable {
             measurement.latency.flatMap { mine in reference?.latency.map { Double(mine.p50) / Double($0.p50) } }
         case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
         case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
-        case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
         case .timePerOperation: 1e9 / measurement.rate
+        case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
         case .memoryPerIdle: perIdle(.memoryBytes)
         case .kernelMemoryPerIdle: perIdle(.kernelBytes)
         case .heapPerIdle: perIdle(.heapBytes)
@@ -106,6 +120,17 @@ enum Figure: String, Codable, Sendable {
         case .takenByOther: count(.takenByOther).map { $0 / Double(measurement.operations) }
         case .overLimit: count(.overLimit)
         case .handOvers: count(.handOvers)
+        }
+    }
+
+    /// What a ratio is of, in words; nil if it is none.
+    var ratioTitle: String? {
+        switch self {
+        case .rateRatio: "rate"
+        case .switchesRatio: "context switches for each operation"
+        case .cpuRatio: "CPU time for each operation"
+        case .medianRatio: "median latency"
+        default: nil
         }
     }
 
@@ -118,8 +143,8 @@ enum Figure: String, Codable, Sendable {
         case .medianRatio: "p50 × ref"
         case .switchesRatio: "switch/op × ref"
         case .cpuRatio: "CPU/op × ref"
-        case .monitorShare: "monitor's CPU"
         case .timePerOperation: "time/op"
+        case .monitorShare: "monitor's CPU"
         case .memoryPerIdle: "memory, each idle"
         case .kernelMemoryPerIdle: "kernel, each idle"
         case .heapPerIdle: "heap, each idle"

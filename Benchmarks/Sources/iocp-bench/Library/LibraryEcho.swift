@@ -63,11 +63,14 @@ final class LibraryEcho: Sendable {
         let monitor = unsafe try check(bench_thread_find("iocp-monitor"), "finding the library's own thread")
         context.alsoCount {
             var counts = [Measurement.Count.monitorNanoseconds: UInt64(max(0, bench_thread_time(monitor)))]
+            counts[.kernelEntries] = (try? server.port.statistics.kernelEntries).map(UInt64.init)
             if options.watchesLimit {
                 counts[.overLimit] = server.overLimit.load(ordering: .relaxed)
                 counts[.handOvers] = (try? server.port.statistics.handOvers).map(UInt64.init)
             }
-            return Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, $1) })
+            var named = Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, $1) })
+            named[EchoServerContext.systemCalls] = (try? LibraryCalls.total([server.port])).map(UInt64.init)
+            return named
         }
         bench_burn(0)
         let gate = StartBarrier(threads: options.acceptedByOne > 0 ? context.counters.count : 1)

@@ -27,6 +27,7 @@ enum LibraryFile {
         var inFlight = depth
         var outcome = bench_outcome()
 
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         var now = outcome.nanoseconds
         let deadline = now + settings.nanoseconds
@@ -57,7 +58,7 @@ enum LibraryFile {
             }
             operations += UInt64(count)
         }
-        unsafe bench_outcome_end(&outcome, operations, -1)
+        try unsafe bench_outcome_end(&outcome, operations, calls.made())
         return Measurement(outcome, latency: samples.latency)
     }
 
@@ -119,6 +120,7 @@ enum LibraryFile {
                 }
             }
         }
+        let calls = try LibraryCalls(port)
         var outcome = bench_outcome()
         unsafe bench_outcome_begin(&outcome)
         deadline.store(outcome.nanoseconds + settings.nanoseconds, ordering: .relaxed)
@@ -127,7 +129,7 @@ enum LibraryFile {
             thread.join()
         }
         let result = total.withLock { $0 }
-        unsafe bench_outcome_end(&outcome, result.operations, -1)
+        try unsafe bench_outcome_end(&outcome, result.operations, calls.made())
         if let failure = result.failure {
             throw Failure(failure)
         }
@@ -163,6 +165,7 @@ enum LibraryFile {
         var inFlight = 0
         var outcome = bench_outcome()
 
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         func readNext(_ chunk: Chunk) throws {
             guard next < length else { return }
@@ -201,7 +204,7 @@ enum LibraryFile {
                 }
             }
         }
-        unsafe bench_outcome_end(&outcome, UInt64(length), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(length), calls.made())
         return Measurement(outcome, scale: 1 << 20)
     }
 }

@@ -39,6 +39,7 @@ extension Suite {
             operations: "messages",
             traffic: Traffic(connections: connections, bytes: bytes, depth: depth),
             runsUnasked: runsUnasked,
+            series: depth > 1 ? nil : Case.Series(name: size, variable: "connections", value: Double(connections)),
             rows: EchoRows.all(targets)
         )
     }

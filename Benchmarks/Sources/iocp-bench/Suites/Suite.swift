@@ -29,7 +29,18 @@ struct Case: Sendable {
     var roundsAtMost: Int?
     /// Whether it runs when the user names neither it nor its suite.
     var runsUnasked = true
+    /// The curve that the case is a point of; nil if it stands alone.
+    var series: Series?
     var rows: [Row]
+
+    /// A point of a curve over cases whose rows are the same: the report draws one for each row.
+    struct Series: Codable, Sendable {
+        /// What the curve is of, as in `64 B`: cases with the same name make a curve.
+        var name: String
+        /// What is varied, in the plural: `connections`.
+        var variable: String
+        var value: Double
+    }
 
     var reference: Row? { rows.first { $0.role == .reference } }
 }
