@@ -15,7 +15,7 @@ FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources 
 	Benchmarks/Peers/NIO/Package.swift Benchmarks/Peers/NIO/Sources
 
 .PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
-	guards-record lint format docs setup clean
+	guards-record lint format docs hosting setup clean
 
 setup:
 	@.ci/setup
@@ -95,6 +95,13 @@ test-bench: setup
 bench-quick: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
 	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) --report $(REPORT) $(if $(PEERS),--peers $(PEERS)) echo file post schedule
+
+# The hosting face for programs in C and C++ that know nothing of Swift: header and shared library, in $(PREFIX).
+PREFIX ?= .build/hosting
+hosting: setup
+	$(SWIFT) build -c release --product iocp_hosting -Xswiftc -static-stdlib --scratch-path .build/hosting-build
+	install -D -m 644 Sources/CIOCPHosting/include/iocp_hosting.h $(PREFIX)/include/iocp_hosting.h
+	install -D -m 755 -s .build/hosting-build/release/libiocp_hosting.so $(PREFIX)/lib/libiocp_hosting.so
 
 lint:
 	$(SWIFT) format lint --strict --recursive $(FORMATTED)

@@ -19,6 +19,8 @@ let package = Package(
         .library(name: "IOUring", targets: ["IOUring"]),
         .library(name: "IOCP", targets: ["IOCP"]),
         .library(name: "IOCPHosting", targets: ["IOCPHosting", "CIOCPHosting"]),
+        // The same as libiocp_hosting.so, for C and C++ that are not built by SwiftPM; see `make hosting`.
+        .library(name: "iocp_hosting", type: .dynamic, targets: ["IOCPHosting", "CIOCPHosting"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-system", from: "1.5.0")
@@ -61,6 +63,8 @@ let package = Package(
         // A runtime in C++ that drives a host through its v-table; InterfaceTests runs it.
         .executableTarget(
             name: "HostingClient", dependencies: ["IOCPHosting", "CIOCPHosting"], path: "Tests/HostingClient"),
+        // A host in C++, for a runtime in Swift.
+        .target(name: "HostingPeer", dependencies: ["IOCPHosting", "CIOCPHosting"], path: "Tests/HostingPeer"),
         // `make soak`: minutes of everything at once, each packet counted.
         .executableTarget(
             name: "Soak",
@@ -72,7 +76,8 @@ let package = Package(
         .testTarget(
             name: "IOCPHostingTests",
             dependencies: [
-                "IOCP", "IOCPHosting", "CIOCPHosting", .product(name: "SystemPackage", package: "swift-system"),
+                "IOCP", "IOCPHosting", "CIOCPHosting", "HostingPeer",
+                .product(name: "SystemPackage", package: "swift-system"),
             ], swiftSettings: modern),
     ]
 )

@@ -360,14 +360,20 @@ int iocp_eventfd(void)
     return result(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
 }
 
-void iocp_eventfd_signal(int fd)
+bool iocp_eventfd_signal(int fd)
 {
-    SEAM_VOID(eventfd_signal(fd));
+#ifdef IOCP_SEAM
+    if (stand_in) {
+        stand_in->eventfd_signal(fd);
+        return true;
+    }
+#endif
     uint64_t one = 1;
-    int attempts = 0;
-    // Otherwise it fails only if it is signalled to the brim already.
-    while (iocp_write(fd, &one, sizeof one) == -EINTR && ++attempts < 100)
-        ;
+    // No kernel refuses it before 2^64 - 2 signals; what stands between us and the kernel may.
+    for (int attempt = 0; attempt < 100; attempt++)
+        if (iocp_write(fd, &one, sizeof one) == sizeof one)
+            return true;
+    return false;
 }
 
 void iocp_eventfd_clear(int fd)

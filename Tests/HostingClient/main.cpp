@@ -12,7 +12,10 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <netinet/in.h>
+#include <stdexcept>
+#include <sys/mman.h>
 #include <sys/socket.h>
+#include <thread>
 #include <unistd.h>
 
 extern "C" HRESULT c_caller(void *host);
@@ -165,6 +168,229 @@ static void allocation(IHostIoCompletionManager *host, DWORD size, Runtime &runt
     runtime.completions = before;
 }
 
+/// What a start returns, and what is told: the end of a file, a warning, a pipe without a reader, a socket closed amid a
+/// receive.
+static void outcomes(IHostIoCompletionManager *host, DWORD size, Runtime &runtime) {
+    int before = runtime.completions, count = before;
+    Block block(size);
+    char buffer[4];
+    CHECK(host->InitializeHostOverlapped(block.overlapped) == S_OK);
+    auto opened = [&](int descriptor) {
+        HANDLE handle = nullptr;
+        CHECK(iocp_host_open(descriptor, &handle) == 0 && host->Bind(nullptr, handle) == S_OK);
+        return handle;
+    };
+    auto follows = [&](DWORD started, DWORD error, DWORD bytes) {
+        CHECK(started == 0 || started == ERROR_IO_PENDING);
+        CHECK(runtime.next(++count) && runtime.error == error && runtime.bytes == bytes);
+    };
+
+    HANDLE file = opened(memfd_create("outcomes", MFD_CLOEXEC));
+    follows(iocp_host_write(file, "0123456789", 10, block.overlapped), 0, 10);
+    block.overlapped->Offset = 8;
+    follows(iocp_host_read(file, buffer, 4, block.overlapped), 0, 2);
+    CHECK(!std::memcmp(buffer, "89", 2));
+    block.overlapped->Offset = 10;
+    follows(iocp_host_read(file, buffer, 4, block.overlapped), ERROR_HANDLE_EOF, 0);
+    block.overlapped->Offset = block.overlapped->OffsetHigh = 0xFFFFFFFF;
+    follows(iocp_host_write(file, "ab", 2, block.overlapped), 0, 2);
+    block.overlapped->Offset = 9, block.overlapped->OffsetHigh = 0;
+    follows(iocp_host_read(file, buffer, 4, block.overlapped), 0, 3);
+    CHECK(!std::memcmp(buffer, "9ab", 3));
+    CHECK(iocp_host_read(file, nullptr, 4, block.overlapped) == ERROR_NOACCESS);
+    CHECK(iocp_host_read(file, buffer, 4, nullptr) == ERROR_INVALID_PARAMETER);
+    CHECK(iocp_host_receive(file, buffer, 4, block.overlapped) == ERROR_INVALID_HANDLE);
+    block.overlapped->Offset = 0;
+
+    int ends[2];
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0 && write(ends[1], "too long", 8) == 8);
+    HANDLE datagrams = opened(ends[0]);
+    follows(iocp_host_receive(datagrams, buffer, 4, block.overlapped), ERROR_MORE_DATA, 4);
+    close(ends[1]);
+
+    CHECK(pipe(ends) == 0);
+    HANDLE writer = opened(ends[1]);
+    close(ends[0]);
+    CHECK(iocp_host_write(writer, "x", 1, block.overlapped) == ERROR_NO_DATA);
+
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    HANDLE stream = opened(ends[0]);
+    CHECK(iocp_host_receive(stream, buffer, 4, block.overlapped) == ERROR_IO_PENDING);
+    CHECK(iocp_host_cancel(stream, nullptr) == 0);
+    follows(ERROR_IO_PENDING, ERROR_OPERATION_ABORTED, 0);
+    CHECK(iocp_host_cancel(stream, nullptr) == ERROR_NOT_FOUND);
+    CHECK(iocp_host_receive(stream, buffer, 4, block.overlapped) == ERROR_IO_PENDING);
+    CHECK(iocp_host_close(stream) == 0);
+    follows(ERROR_IO_PENDING, ERROR_CONNECTION_ABORTED, 0);
+    close(ends[1]);
+    CHECK(iocp_host_receive(stream, buffer, 4, block.overlapped) == ERROR_INVALID_HANDLE);
+
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0);
+    HANDLE peer = opened(ends[0]);
+    close(ends[1]);
+    follows(iocp_host_receive(peer, buffer, 4, block.overlapped), 0, 0);
+    CHECK(runtime.completions == count);
+    for (HANDLE handle : {file, datagrams, writer, peer}) CHECK(iocp_host_close(handle) == 0);
+    runtime.completions = before;
+}
+
+/// A runtime that misbehaves, as it is told.
+class Misbehaving final : public ICLRIoCompletionManager {
+    std::atomic<ULONG> references{1};
+
+  public:
+    enum { nothing, throws, ends_thread, blocks };
+    std::atomic<int> manner{nothing}, completions{0}, inside{0};
+    std::atomic<bool> may_go_on{false};
+
+    ULONG count() const { return references; }
+    HRESULT STDMETHODCALLTYPE QueryInterface(REFIID, void **object) override {
+        *object = nullptr;
+        return E_NOINTERFACE;
+    }
+    ULONG STDMETHODCALLTYPE AddRef() override { return ++references; }
+    ULONG STDMETHODCALLTYPE Release() override { return --references; }
+    HRESULT STDMETHODCALLTYPE OnComplete(DWORD, DWORD, void *) override {
+        inside++;
+        int how = manner;
+        if (how == blocks) {
+            while (!may_go_on) pause();
+        }
+        completions++;
+        if (how == throws) throw std::runtime_error("a runtime of C++");
+        if (how == ends_thread) pthread_exit(nullptr);
+        return S_OK;
+    }
+
+    static void pause() {
+        timespec time{0, 1000000};
+        nanosleep(&time, nullptr);
+    }
+    template <typename Condition> static bool until(Condition condition) {
+        for (int rounds = 0; rounds < 30000; rounds++) {
+            if (condition()) return true;
+            pause();
+        }
+        return false;
+    }
+};
+
+/// A pair of sockets whose near end is bound, and an operation on it.
+struct Line {
+    HANDLE near = nullptr;
+    int far = -1;
+    char buffer[8];
+    Block block;
+
+    Line(IHostIoCompletionManager *host, HANDLE port, DWORD size) : block(size) {
+        int ends[2];
+        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        far = ends[1];
+        CHECK(iocp_host_open(ends[0], &near) == 0);
+        CHECK(host->Bind(port, near) == S_OK);
+        CHECK(host->InitializeHostOverlapped(block.overlapped) == S_OK);
+    }
+    ~Line() {
+        close(far);
+        iocp_host_close(near);
+    }
+    void receive() { CHECK(iocp_host_receive(near, buffer, 1, block.overlapped) == ERROR_IO_PENDING); }
+    void complete() {
+        receive();
+        CHECK(write(far, "x", 1) == 1);
+    }
+};
+
+/// Exceptions, threads that end and managers that block in OnComplete: others go on, and the causes of the HRESULTs.
+static void misbehaviour() {
+    iocp_host_options options{};
+    options.max_threads = 4;
+    options.close_milliseconds = 50;
+    options.fixed_threads = 1;
+    IHostIoCompletionManager *host = nullptr, *other = nullptr;
+    Misbehaving runtime, second;
+    DWORD size = 0, number = 0;
+    CHECK(iocp_host_create(&options, &host) == S_OK && iocp_host_create(nullptr, &other) == S_OK);
+    CHECK(host->GetHostOverlappedSize(&size) == S_OK);
+    CHECK(host->SetCLRIoCompletionManager(&runtime) == S_OK && other->SetCLRIoCompletionManager(&second) == S_OK);
+    CHECK(host->SetMaxThreads(3) == E_NOTIMPL && host->SetMinThreads(1) == E_NOTIMPL);
+    CHECK(host->GetMaxThreads(&number) == S_OK && number == 4);
+    {
+        Line first(host, nullptr, size), line(host, nullptr, size);
+        int expected = 0;
+        for (int how : {Misbehaving::throws, Misbehaving::ends_thread, Misbehaving::nothing}) {
+            runtime.manner = how;
+            for (int round = 0; round < 10; round++) {
+                line.complete();
+                expected++;
+                CHECK(Misbehaving::until([&] { return runtime.completions == expected; }));
+            }
+            CHECK(host->GetMaxThreads(&number) == S_OK);
+        }
+        CHECK(Misbehaving::until([&] { return host->GetAvailableThreads(&number) == S_OK && number == 4; }));
+        // One blocks, others go on.
+        int before = runtime.inside;
+        runtime.manner = Misbehaving::blocks;
+        first.complete();
+        CHECK(Misbehaving::until([&] { return runtime.inside == before + 1; }));
+        runtime.manner = Misbehaving::nothing;
+        line.complete();
+        CHECK(Misbehaving::until([&] { return runtime.completions == expected + 1; }));
+        CHECK(host->GetAvailableThreads(&number) == S_OK && number < 4);
+        runtime.may_go_on = true;
+        CHECK(Misbehaving::until([&] { return runtime.completions == expected + 2; }));
+    }
+
+    // A port of another host; one whose hand-over does not end in time.
+    HANDLE port = nullptr, strange = nullptr;
+    CHECK(host->CreateIoCompletionPort(&port) == S_OK && other->CreateIoCompletionPort(&strange) == S_OK);
+    CHECK(host->CloseIoCompletionPort(strange) == HOST_E_NOT_OWNER);
+    CHECK(host->Bind(strange, nullptr) == E_HANDLE);
+    {
+        Line line(host, port, size);
+        CHECK(host->Bind(strange, line.near) == HOST_E_NOT_OWNER);
+        runtime.may_go_on = false;
+        runtime.manner = Misbehaving::blocks;
+        int before = runtime.inside;
+        line.complete();
+        CHECK(Misbehaving::until([&] { return runtime.inside == before + 1; }));
+        CHECK(host->CloseIoCompletionPort(port) == HOST_E_TIMEOUT);
+        CHECK(host->CloseIoCompletionPort(port) == E_INVALIDARG);
+        runtime.may_go_on = true;
+        CHECK(Misbehaving::until([&] { return HasOverlappedIoCompleted(line.block.overlapped); }));
+        CHECK(Misbehaving::until([&] { return host->GetAvailableThreads(&number) == S_OK && number == 4; }));
+    }
+
+    // The last reference goes while another thread waits for a port to close.
+    {
+        Line line(other, strange, size);
+        second.manner = Misbehaving::blocks;
+        line.complete();
+        CHECK(Misbehaving::until([&] { return second.inside == 1; }));
+        HRESULT result = S_OK;
+        std::thread closer([&] { result = other->CloseIoCompletionPort(strange); });
+        // The port is no port any more as soon as the close has begun.
+        CHECK(Misbehaving::until([&] {
+            int ends[2];
+            HANDLE fresh = nullptr;
+            if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends) || iocp_host_open(ends[0], &fresh)) return false;
+            bool is_refused = other->Bind(strange, fresh) == E_INVALIDARG;
+            iocp_host_close(fresh);
+            close(ends[1]);
+            return is_refused;
+        }));
+        CHECK(other->Release() == 0);
+        closer.join();
+        CHECK(result == HOST_E_ABANDONED);
+        second.may_go_on = true;
+        CHECK(Misbehaving::until([&] { return second.count() == 1; }));
+        CHECK(second.completions == 1);
+    }
+    CHECK(host->Release() == 0);
+    // References that an ended thread held are lost with it.
+    CHECK(Misbehaving::until([&] { return runtime.completions == runtime.inside; }));
+}
+
 int main() {
     setvbuf(stdout, nullptr, _IONBF, 0);
     CHECK(sizeof(DWORD) == 4 && sizeof(HRESULT) == 4 && sizeof(ULONG) == 4);
@@ -266,6 +492,7 @@ int main() {
     block.overlapped->hEvent = nullptr;
 
     allocation(host, size, runtime);
+    outcomes(host, size, runtime);
 
     // A port that is closed ends what is in flight on its handles before the call returns.
     CHECK(iocp_host_receive(near, buffer, sizeof buffer, block.overlapped) == 997);
@@ -296,6 +523,7 @@ int main() {
     CHECK(runtime.count() == 1);
     CHECK(iocp_host_close(near) == 0 && iocp_host_close(far) == 0 && iocp_host_close(near) == 6);
     CHECK(iocp_host_close(event) == 0 && iocp_host_close(runtime.done) == 0);
+    misbehaviour();
     std::printf("%d checks, %d failed\n", checks, failures);
     return failures != 0;
 }

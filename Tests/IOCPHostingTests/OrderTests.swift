@@ -218,6 +218,54 @@ struct OrderTests {
         #expect(host.calls.withLock { $0.filter { $0.hasPrefix("SetMaxThreads") } }.count == 1)
     }
 
+    @Test("an OVERLAPPED in flight is not started again, and keeps its completion; afterwards it lets go of it")
+    func startedTwice() throws {
+        let host = ScriptedHost(try HostIOCompletionManager())
+        let runtime = CLRHost()
+        try runtime.setHostControl(host)
+        try runtime.start()
+        let (reading, writing) = try Pipe.make()
+        try runtime.bindHandle(reading)
+        let block = try runtime.makeOverlapped()
+        let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 16, alignment: 8)
+        defer { buffer.deallocate() }
+        let told = Protected<[String]>([])
+        weak var kept: Protected<Int>?
+        do {
+            let token = Protected(0)
+            kept = token
+            try block.start(
+                on: reading, completion: { _, _ in told.withLock { $0.append("first \(token.withLock { $0 })") } }
+            ) { (overlapped) throws(PortError) in try reading.read(overlapped, into: buffer) }
+        }
+        let code = thrownCode {
+            try block.start(on: reading, completion: { _, _ in told.withLock { $0.append("second") } }) {
+                (overlapped) throws(PortError) in try reading.read(overlapped, into: buffer)
+            }
+        }
+        #expect(code == 87)
+        #expect(kept != nil)
+        try writeRaw("x", to: writing)
+        try until("the completion comes") { told.withLock { $0.count } == 1 }
+        #expect(told.withLock { $0 } == ["first 0"])
+        try until("the completion is let go of") { kept == nil }
+        // A start that fails at once leaves nothing behind either.
+        try writing.close()
+        let failed = thrownCode {
+            try block.start(on: reading, completion: { _, _ in told.withLock { $0.append("third") } }) {
+                (overlapped) throws(PortError) in try reading.read(overlapped, into: buffer, start: .eager)
+            }
+        }
+        #expect(failed == 109)
+        #expect(staysTrue { told.withLock { $0.count } == 1 })
+        // A host that tells of it without reason is refused.
+        #expect(
+            thrown { try runtime.onComplete(error: 0, bytes: 0, overlapped: block.overlapped.pointer) }
+                == .invalidArgument)
+        #expect(!runtime.hasFailed)
+        host.real?.shutDown()
+    }
+
     @Test("a completion without an OVERLAPPED is refused (i7)")
     func nothingCompleted() {
         #expect(thrown { try CLRHost().onComplete(error: 0, bytes: 0, overlapped: nil) } == .invalidArgument)
@@ -253,6 +301,7 @@ struct BrokenOrderTests {
         let (host, _) = try hosted()
         host.shutDown()
         #expect(thrown { try host.createIOCompletionPort() } == .clrNotAvailable)
+        #expect(thrown { try host.getHostOverlappedSize() } == .clrNotAvailable)
         #expect(thrown { try host.setCLRIOCompletionManager(Recorder()) } == .clrNotAvailable)
         host.shutDown()
     }

@@ -193,6 +193,68 @@ struct HostPortTests {
         host.shutDown()
     }
 
+    @Test("111: the HANDLE of a port whose host has ended is garbage, to later hosts too")
+    func endedHost() throws {
+        // Later hosts may lie where the ended one lay.
+        for _ in 0..<50 {
+            let handle: HostHandle
+            do {
+                let (host, _) = try hosted()
+                handle = try host.createIOCompletionPort()
+                host.shutDown()
+            }
+            let (host, _) = try hosted()
+            let (near, _) = try Socket.pair()
+            #expect(thrown { try host.bind(handle, near) } == .invalidArgument)
+            #expect(thrown { try host.closeIOCompletionPort(handle) } == .invalidArgument)
+            #expect(thrownCode { try handle.close() } == 6)
+            host.shutDown()
+        }
+    }
+
+    // Sanitizers need address space as they please.
+    @Test("no memory: E_OUTOFMEMORY and a null port; with memory again, a port", .enabled(if: !isSanitized))
+    func noMemory() async {
+        await #expect(processExitsWith: .success) {
+            try exitTest {
+                let (host, _) = try hosted()
+                // The library's own thread first: it is made with the first port of the process.
+                _ = try CompletionPort(concurrencyLimit: 1)
+                let interface = host.interface()
+                func create() -> (HResult, UnsafeMutableRawPointer?) {
+                    var port: UnsafeMutableRawPointer? = UnsafeMutableRawPointer(bitPattern: 8)
+                    let code = interface.pointee.lpVtbl.pointee.CreateIoCompletionPort(interface, &port)
+                    return (HResult(code), port)
+                }
+                // Room for small things, none for the stack of a thread.
+                try limitMemory(to: memoryInUse() + 2 << 20)
+                let (refused, nothing) = create()
+                try limitMemory(to: nil)
+                try demand(refused == .outOfMemory && nothing == nil, "E_OUTOFMEMORY and a null port, not \(refused)")
+                try demand(host.statistics.threads == 0, "no thread")
+                let (made, port) = create()
+                try demand(made == .ok && port != nil, "a port, not \(made)")
+                try demand(interface.pointee.lpVtbl.pointee.Release(interface) == 0, "one reference")
+            }
+        }
+    }
+
+    @Test("no HANDLEs: E_OUTOFMEMORY and no port; with one again, a port")
+    func noHandles() async {
+        await #expect(processExitsWith: .success) {
+            try exitTest {
+                let (host, _) = try hosted()
+                let event = CompletionEvent()
+                var last: HostHandle?
+                while let one = try? HostHandle(event) { last = one }
+                try demand(thrownCode { try HostHandle(event) } == 4, "ERROR_TOO_MANY_OPEN_FILES")
+                try demand(thrown { try host.createIOCompletionPort() } == .outOfMemory, "E_OUTOFMEMORY")
+                try last!.close()
+                _ = try host.createIOCompletionPort()
+            }
+        }
+    }
+
     @Test("114: no descriptors: E_OUTOFMEMORY and no port; with descriptors again, a port")
     func outOfMemory() async {
         await #expect(processExitsWith: .success) {
@@ -251,6 +313,38 @@ private func failUnexpectedly(_ code: Int32) throws {
     try demand(thrown { try host.bind(nil, Pipe.make().reading) } == .fail, "E_FAIL")
     try demand(thrown { try host.createIOCompletionPort() } == .clrNotAvailable, "unusable")
     try demand(thrown { try host.getHostOverlappedSize() } == .clrNotAvailable, "unusable")
+
+    // A runtime that was told so is unusable too, and says so.
+    final class Control: HostControl {
+        let manager: HostIOCompletionManager
+        init(_ manager: HostIOCompletionManager) { self.manager = manager }
+        func getHostManager(_ interface: InterfaceID) throws(HResult) -> AnyObject? {
+            guard interface == .hostIOCompletionManager else { throw .noInterface }
+            return manager
+        }
+    }
+    let control = Control(try HostIOCompletionManager())
+    let runtime = CLRHost()
+    try runtime.setHostControl(control)
+    try runtime.start()
+    try demand(!runtime.hasFailed, "usable")
+    try demand(thrown { try runtime.bindHandle(Pipe.make().reading) } == .fail, "E_FAIL")
+    try demand(runtime.hasFailed, "it knows")
+    try demand(thrown { try runtime.makeOverlapped() } == .clrNotAvailable, "unusable")
+    try demand(thrown { try runtime.start() } == .clrNotAvailable, "unusable")
+    try demand(thrown { try control.manager.getMaxThreads() } == .clrNotAvailable, "the host knows")
+
+    // Through the v-table, with a null port.
+    let manager = try HostIOCompletionManager()
+    try manager.setCLRIOCompletionManager(runtime)
+    let interface = manager.interface()
+    let table = interface.pointee.lpVtbl.pointee
+    var port: UnsafeMutableRawPointer? = UnsafeMutableRawPointer(bitPattern: 8)
+    try demand(HResult(table.CreateIoCompletionPort(interface, &port)) == .fail && port == nil, "E_FAIL, no port")
+    port = UnsafeMutableRawPointer(bitPattern: 8)
+    try demand(
+        HResult(table.CreateIoCompletionPort(interface, &port)) == .clrNotAvailable && port == nil, "unusable, no port")
+    try demand(table.Release(interface) == 0, "one reference")
 }
 
 /// A thread beside the test's own.

@@ -10,6 +10,9 @@ import Testing
 /// Long enough for a loaded machine, short enough not to look like a hang.
 let patience = Duration.seconds(30)
 
+/// Whether the test program is instrumented.
+let isSanitized = dlsym(nil, "__tsan_init") != nil || dlsym(nil, "__asan_init") != nil
+
 /// Gives the processor away until a condition holds. Fails the test if it does not within `patience`.
 func until(
     _ what: @autoclosure () -> String, _ location: SourceLocation = #_sourceLocation, _ condition: () throws -> Bool
@@ -259,6 +262,24 @@ private func forbid(_ call: UInt32, errno code: Int32) -> Bool {
         var program = Program(count: UInt16(buffer.count), instructions: buffer.baseAddress!)
         return withUnsafePointer(to: &program) { controlProcess(22, 2, UInt(bitPattern: $0)) == 0 }
     }
+}
+
+/// Bytes of the process's address space that are in use.
+func memoryInUse() -> UInt {
+    let file = open("/proc/self/statm", O_RDONLY)
+    defer { close(file) }
+    var text = [UInt8](repeating: 0, count: 64)
+    let length = read(file, &text, text.count)
+    let pages = String(decoding: text.prefix(max(0, length)), as: UTF8.self).split(separator: " ").first
+    return pages.flatMap { UInt($0) }.map { $0 * UInt(getpagesize()) } ?? 0
+}
+
+/// Lets the address space grow to so many bytes, or freely. For child processes only.
+func limitMemory(to bytes: UInt?) throws {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit)
+    limit.rlim_cur = bytes ?? limit.rlim_max
+    try demand(setrlimit(__rlimit_resource_t(RLIMIT_AS.rawValue), &limit) == 0, "setrlimit")
 }
 
 /// Takes every descriptor that the process may still open. For child processes only.

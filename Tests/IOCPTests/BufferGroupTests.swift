@@ -81,6 +81,50 @@ struct BufferGroupTests {
         arrived.lentBuffer?.giveBack()
     }
 
+    @Test(
+        "a receive that is let on and has only an empty datagram leaves the buffer to the next one, and goes on itself")
+    func emptyDatagramInFront() throws {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        let group = try BufferGroup(for: port, buffersPerRing: 1, bufferSize: 16)
+        let (first, firstPeer) = try Socket.pair()
+        let messages = try Socket.datagram(at: .loopback(port: 0))
+        let sender = try Socket.datagram(at: .loopback(port: 0))
+        try sender.connectAndWait(to: messages.localAddress())
+        let messagePeer = Peer(try sender.releaseDescriptor().rawValue)
+        let (third, thirdPeer) = try Socket.pair()
+        for (key, socket) in [first, messages, third].enumerated() { try port.associate(socket, key: UInt(key)) }
+        let operations = (0..<3).map { _ in IOCP.Operation() }
+        try first.receiveContinuously(operations[0], from: group)
+        writeRaw("first", to: firstPeer)
+        var held = try port.next().lentBuffer
+        func untilPaused(_ count: Int) throws {
+            try until("\(count) receives have been paused; \(group.pauseCount) have") {
+                let packet = try port.dequeue(timeout: .zero)
+                #expect(packet == nil)
+                return group.pauseCount == count
+            }
+        }
+        for round in 0..<3 {
+            // Dry: both have something to receive, and wait for the buffer in this order.
+            try messagePeer.send("")
+            if round == 0 { try messages.receiveContinuously(operations[1], from: group) }
+            try untilPaused(2 * round + 1)
+            writeRaw("third", to: thirdPeer)
+            if round == 0 { try third.receiveContinuously(operations[2], from: group) }
+            try untilPaused(2 * round + 2)
+            try #require(held).giveBack()
+            let packets = [try port.next(), try port.next()]
+            let empty = try #require(packets.first { $0.key == 1 })
+            #expect(empty.isMore && empty.isSuccess && empty.bytes == 0 && empty.lentBuffer == nil)
+            held = try #require(packets.first { $0.key == 2 }).lentBuffer
+            #expect(held?.array == Array("third".utf8))
+        }
+        held?.giveBack()
+        try messagePeer.send("filled")
+        let packet = try port.expect(operations[1], bytes: 6, key: 1)
+        packet.lentBuffer?.giveBack()
+    }
+
     @Test("a continuous operation needs its packets")
     func suppressedPackets() throws {
         let (port, socket, _) = try connected(.tcp4)

@@ -142,7 +142,7 @@ struct ForkTests {
     func childExitsOrExecs() async {
         await #expect(processExitsWith: .success) {
             try exitTest {
-                let before = Set(try openNumbers())
+                let before = Set(openNumbers())
                 let port = try CompletionPort(concurrencyLimit: 2)
                 let (left, right) = try Socket.pair()
                 let (reading, writing) = try Pipe.make()
@@ -166,7 +166,7 @@ struct ForkTests {
                 let client = try connectPeer(to: listener)
                 var accepted: Socket?
                 while accepted == nil { accepted = try port.next().acceptedSocket }
-                let mine = Set(try openNumbers()).subtracting(before)
+                let mine = Set(openNumbers()).subtracting(before)
                 try check(mine.count >= 15, "only \(mine.count) descriptors are open")
                 for number in mine {
                     try check(fcntl(number, F_GETFD) & FD_CLOEXEC != 0, "descriptor \(number) survives an exec")
@@ -323,68 +323,4 @@ struct ForkTests {
             }
         }
     }
-}
-
-// MARK: What the tests share
-
-/// Does in the parent what children will do. Swift's runtime makes what generic code needs when it is first used, under
-/// locks that know nothing of forks: a child must find all of it made.
-private func warmUp() throws {
-    try checkWholePort()
-    let closed = try CompletionPort.closed()
-    for what in ["dequeue", "start"] {
-        do {
-            try checkInherited(what) { try closed.dequeue() as Any }
-        } catch let complaint as Complaint {
-            try check(!"\(complaint)".isEmpty, "no text")
-        }
-    }
-}
-
-/// The descriptors of the process, without that of the look.
-private func openNumbers() throws -> [Int32] {
-    (0..<4096).filter { fcntl($0, F_GETFD) >= 0 }
-}
-
-/// An operation on a port that was made here.
-private func checkRoundTrip() throws {
-    let port = try CompletionPort(concurrencyLimit: 1)
-    let (left, right) = try Socket.pair()
-    try port.associate(left, key: 1)
-    let operation = IOCP.Operation(capacity: 8)
-    try left.receive(operation)
-    writeRaw("abc", to: right)
-    let packet = try port.dequeue(timeout: patience)
-    try check(packet?.operation === operation && packet?.bytes == 3, "the receive of a port of this process")
-}
-
-/// Everything that a port has of its own: rings, the observer, threads that wait and are woken.
-private func checkWholePort() throws {
-    try checkRoundTrip()
-    let port = try CompletionPort(concurrencyLimit: 2)
-    let waiters = (0..<3).map { _ in SideThread { try port.dequeue(timeout: patience)?.key } }
-    try until("all wait") { port.core.snapshot.waiting == 3 }
-    for key in 1...3 { try port.post(key: UInt(key)) }
-    let keys = try waiters.map { try $0.join() ?? 0 }
-    try check(keys.sorted() == [1, 2, 3], "the waiters got \(keys)")
-    // Without a port: the observer sees the end.
-    let (left, right) = try Socket.pair()
-    let operation = IOCP.Operation(capacity: 8)
-    try left.receive(operation)
-    writeRaw("abc", to: right)
-    try check(try operation.waitForCompletion(timeout: patience) == .success, "an operation without a port")
-    // Deferred by a thread that exits: the observer submits and harvests it.
-    let (near, far) = try Socket.pair()
-    try port.associate(near, key: 7)
-    let late = IOCP.Operation(capacity: 8)
-    try SideThread {
-        _ = try port.dequeue(timeout: .zero)
-        _ = try near.receive(late)
-    }.join()
-    writeRaw("abc", to: far)
-    try check(try port.dequeue(timeout: patience)?.operation === late, "an operation of a thread that is gone")
-    let event = CompletionEvent()
-    let waiting = SideThread { try event.wait(timeout: patience) }
-    event.set()
-    try check(try waiting.join(), "an event of this process")
 }

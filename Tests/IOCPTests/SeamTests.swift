@@ -40,5 +40,72 @@ struct SeamTests {
             #expect((error as? PortError)?.status == .abandoned)
         }
     }
+
+    @Test("a thread does not spin on the wake-up of another that is on its way to sleep in the same ring")
+    func wakeUpOfAnother() throws {
+        var options = CompletionPort.Options()
+        options.rings = 1
+        try withPort(limit: 2, threads: 2, options: options) { port, threads in
+            let ring = port.core.slots[0].fileDescriptor
+            let older = try threads[0].perform { IOThread.current }
+            let newer = try threads[1].perform { IOThread.current }
+            let kernel = LateSleeper(ring: ring, late: older.serial, counted: newer.serial)
+            defer { kernel.end() }
+            let interrupted = threads[0].start { try Self.runsCalls(port) }
+            try until("the older one is about to sleep") { port.core.slots[0].isWatched }
+            // The newer one is woken and takes the ring over, and sleeps in it as well.
+            let first = threads[1].waits(on: port)
+            try port.post(key: 1)
+            #expect(try first.value()?.key == 1)
+            let second = threads[1].waits(on: port)
+            try until("both sleep in the ring") { port.core.slots[0].sleepers.load(ordering: .relaxed) == 2 }
+            try until("the newer one is in the kernel") {
+                ThreadProbe.state(of: newer.identifier) == .sleeps && kernel.entries.value > 0
+            }
+            let before = kernel.entries.value
+            older.queueCall {}
+            #expect(staysTrue { !interrupted.isDone && !second.isDone })
+            let vain = kernel.entries.value - before
+            #expect(vain <= 3, "\(vain) entries")
+            kernel.letGo.add()
+            #expect(try interrupted.value())
+            // The ring is a place to sleep again.
+            try until("the newer one sleeps in the ring") { port.core.slots[0].isWatched }
+            try port.post(key: 2)
+            #expect(try second.value()?.key == 2)
+        }
+    }
+
+    private static func runsCalls(_ port: CompletionPort) throws -> Bool {
+        switch try port.dequeueAlertably() {
+        case .callsRan: true
+        default: false
+        }
+    }
+}
+
+/// Holds one thread back on its way to sleep in a ring, and counts how often another begins to.
+private final class LateSleeper: Sendable {
+    let letGo = Tally()
+    let entries = Tally()
+    private nonisolated(unsafe) var installed = -1
+
+    init(ring: Int32, late: UInt32, counted: UInt32) {
+        installed = Seam.install { [letGo, entries] call in
+            guard case .enter(ring, _, 1, _, _) = call else { return .pass }
+            let serial = IOThread.currentIfKnown?.serial
+            if serial == late {
+                while letGo.value == 0 { usleep(100) }
+            } else if serial == counted {
+                entries.add()
+            }
+            return .pass
+        }
+    }
+
+    func end() {
+        letGo.add()
+        Seam.remove(installed)
+    }
 }
 #endif

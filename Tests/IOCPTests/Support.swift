@@ -104,8 +104,29 @@ private func controlProcess(_ operation: Int32, _ first: UInt, _ second: UInt) -
 private let setNoNewPrivileges: Int32 = 38
 private let setSeccomp: Int32 = 22
 
+/// System calls that a filter can forbid.
+enum SystemCall: UInt32, Sendable {
+    case setUpRing = 425
+    case clone3 = 435
+    #if arch(x86_64)
+    case clone = 56
+    case controlEpoll = 233
+    case makeEventDescriptor = 290
+    case makeEpoll = 291
+    #else
+    case makeEventDescriptor = 19
+    case makeEpoll = 20
+    case controlEpoll = 21
+    case clone = 220
+    #endif
+}
+
 /// Makes io_uring_setup(2) fail with an errno, for the calling thread, for good. For child processes only.
-func forbidRings(errno code: Int32) -> Bool {
+func forbidRings(errno code: Int32) -> Bool { forbid(.setUpRing, errno: code) }
+
+/// Makes a system call fail with an errno, for the calling thread and those that it starts, for good. For child processes
+/// only.
+func forbid(_ call: SystemCall, errno code: Int32) -> Bool {
     struct Instruction {
         var code: UInt16
         var jumpTrue: UInt8 = 0
@@ -118,7 +139,7 @@ func forbidRings(errno code: Int32) -> Bool {
     }
     let instructions = [
         Instruction(code: 0x20, constant: 0),  // load the number of the call
-        Instruction(code: 0x15, jumpFalse: 1, constant: 425),  // is it io_uring_setup?
+        Instruction(code: 0x15, jumpFalse: 1, constant: call.rawValue),  // is it that one?
         Instruction(code: 0x06, constant: 0x0005_0000 | UInt32(code)),  // answer with the errno
         Instruction(code: 0x06, constant: 0x7FFF_0000),  // let it through
     ]

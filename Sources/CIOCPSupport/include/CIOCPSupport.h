@@ -151,7 +151,8 @@ int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t 
 int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
 /// A non-blocking eventfd.
 int iocp_eventfd(void);
-void iocp_eventfd_signal(int fd);
+/// Returns false if the kernel refuses it again and again.
+bool iocp_eventfd_signal(int fd);
 void iocp_eventfd_clear(int fd);
 /// Starts a detached thread that takes none of the process's signals. Returns 0 or an errno.
 int iocp_start_thread(const char *name, void (*body)(void));

@@ -131,9 +131,9 @@ public final class BufferGroup: @unchecked Sendable {
         return resumeNext(part)
     }
 
-    /// A receive has ended that may have been let on for a buffer it did not take: the buffer is the next one's. Under
-    /// the slot's lock. Returns whether one goes on.
-    func noteEnd(in slot: Slot) -> Bool {
+    /// A receive has ended, or had an empty datagram, that may have been let on for a buffer it did not take: the buffer
+    /// is the next one's. Under the slot's lock. Returns whether one goes on.
+    func noteUnused(in slot: Slot) -> Bool {
         let part = parts[Int(slot.index)]
         return part.taken < buffersPerRing && resumeNext(part)
     }

@@ -161,7 +161,7 @@ internal import Synchronization
 
     @inline(__always)
     func unclaim() {
-        phase.store(Phase.idle, ordering: .sequentiallyConsistent)
+        phase.store(Phase.idle, ordering: .releasing)
     }
 }
 

@@ -100,7 +100,8 @@ enum Engine {
 
         // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
         // And ready in every way: behind others of its direction, whoever completes the one before it queues it.
-        let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
+        let before = unsafe record.pointee.state.load(ordering: .relaxed)
+        unsafe record.pointee.state.store(OperationRecord.pending, ordering: .releasing)
         unsafe record.pointee.phase.store(OperationRecord.Phase.inFlight, ordering: .releasing)
         // Given back with the packet, or when the packet is suppressed or discarded.
         if let owner = unsafe owner { _ = unsafe owner.retain() }
@@ -351,6 +352,11 @@ enum Engine {
                 Outcomes.closeDescriptor(auxiliary)
             }
             if rearms {
+                // It may have waited for a buffer that an empty datagram did not need: those behind it come first.
+                if unsafe record.pointee.kind == .receiveContinuously, !flags.contains(.lentBuffer) {
+                    let group = unsafe record.pointee.details!.pointee.group!
+                    _ = unsafe group._withUnsafeGuaranteedRef { $0.noteUnused(in: slot) }
+                }
                 // What came before the end was asked for is delivered; then the record comes round to see the reason.
                 if unsafe Outcomes.interruption(record) != nil {
                     unsafe record.pointee.flags = record.pointee.flags.union(.polling)
@@ -369,7 +375,7 @@ enum Engine {
                 unsafe pushNext(next, slot)
                 pushed = true
             }
-            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteEnd(in: slot) }) {
+            if let group = unsafe group, unsafe group._withUnsafeGuaranteedRef({ $0.noteUnused(in: slot) }) {
                 pushed = true
             }
             return yields
@@ -436,7 +442,7 @@ enum Engine {
                     flags: flags.union(.operation)))
             if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
             unsafe event?._withUnsafeGuaranteedRef { $0.set() }
-            unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .sequentiallyConsistent)
+            unsafe record.pointee.phase.store(OperationRecord.Phase.idle, ordering: .releasing)
         } else {
             // Whoever holds it goes on with it when he lets go.
             if unsafe RecordHold.takesOver(record, auxiliary, flags) {

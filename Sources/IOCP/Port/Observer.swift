@@ -71,9 +71,7 @@ final class Observer: @unchecked Sendable {
         for slot in core.slots {
             // Disarmed for now.
             let result = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
-            guard result == 0 else {
-                throw .system(-result, "a ring cannot be watched; free memory or raise fs.epoll.max_user_watches")
-            }
+            guard result == 0 else { throw .unwatched(-result) }
         }
         for (index, slot) in core.slots.enumerated() { homes[slot.identifier] = (core, index) }
         cores.append(core)
@@ -96,7 +94,11 @@ final class Observer: @unchecked Sendable {
     /// Looks at the slot once it has completions, once.
     func arm(_ slot: Slot) {
         let result = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
-        if result < 0 { slot.noteRefusal(result) }
+        if result < 0 {
+            // The ticks try again.
+            slot.takeBack()
+            slot.noteRefusal(result)
+        }
     }
 
     /// A thread has deferred an entry, or goes out into user code. Costs a load unless the observer sleeps: the fence
@@ -110,28 +112,39 @@ final class Observer: @unchecked Sendable {
     @inline(never)
     private func ring() {
         guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
-        iocp_eventfd_signal(doorbell)
+        // Unheard, it is rung again by the next.
+        if !iocp_eventfd_signal(doorbell) { Self.isAsleep.store(true, ordering: .sequentiallyConsistent) }
     }
 
-    /// Makes the descriptors and the thread, if there are none yet. Under `lock`.
+    /// Makes the descriptors and the thread, if there are none yet: all of them, or nothing. Under `lock`.
     private func start() throws(PortError) {
         guard !isStarted else { return }
-        if epoll < 0 { epoll = iocp_epoll_create() }
-        guard epoll >= 0 else { throw .noDescriptors(-epoll) }
-        if doorbell < 0 {
-            doorbell = iocp_eventfd()
-            guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
-        }
-        let watched = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
-        guard watched == 0 || watched == -EEXIST else {
-            throw .system(
-                -watched, "the library's eventfd cannot be watched; free memory or raise fs.epoll.max_user_watches")
-        }
-        let result = unsafe iocp_start_thread("iocp-monitor") { unsafe Observer.shared.run() }
-        guard result == 0 else {
-            throw .system(result, "the library's own thread cannot be started; end some threads or raise RLIMIT_NPROC")
+        do throws(PortError) {
+            try makeDescriptors()
+            let result = unsafe iocp_start_thread("iocp-monitor") { unsafe Observer.shared.run() }
+            guard result == 0 else {
+                throw PortError(
+                    result == EAGAIN ? .insufficientResources : CompletionStatus(errnoCode: result),
+                    "the library's own thread cannot be started (errno \(result)); end some threads, or raise "
+                        + "RLIMIT_NPROC (ulimit -u) or the cgroup's pids.max")
+            }
+        } catch {
+            if epoll >= 0 { _ = iocp_close(epoll) }
+            if doorbell >= 0 { _ = iocp_close(doorbell) }
+            epoll = -1
+            doorbell = -1
+            throw error
         }
         isStarted = true
+    }
+
+    private func makeDescriptors() throws(PortError) {
+        epoll = iocp_epoll_create()
+        guard epoll >= 0 else { throw .noDescriptors(-epoll) }
+        doorbell = iocp_eventfd()
+        guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
+        let watched = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
+        guard watched == 0 else { throw .unwatched(-watched) }
     }
 
     private func run() -> Never {

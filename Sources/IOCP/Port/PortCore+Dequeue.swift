@@ -190,12 +190,16 @@ extension PortCore {
         return more + 1
     }
 
+    /// How long a thread stands back from a ring with the wake-up of another.
+    private static let standBackPause: Int64 = 50_000
+
     /// Sleeps until a packet is handed over, the deadline, a call, or the end of the port. Entered with the lock held.
     func wait(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool, _ me: IOThread
     ) throws(PortError) -> DequeueEnd {
         unsafe scheduler.wait(me.state)
         me.delivery = .none
+        var standsBack = false
         while true {
             publish()
             let slot = me.leasedSlot
@@ -208,7 +212,11 @@ extension PortCore {
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
             var wasWoken = false
             if mayBeInterrupted {
-                if let slot { wasWoken = me.sleep(in: slot, deadline) } else { wasWoken = me.park(deadline) }
+                if let slot, !standsBack {
+                    wasWoken = me.sleep(in: slot, deadline)
+                } else {
+                    wasWoken = me.park(standsBack ? deadline.atMost(nanoseconds: Self.standBackPause) : deadline)
+                }
             }
             if alertable { me.endAlertable() }
 
@@ -226,6 +234,11 @@ extension PortCore {
                     return .packets(count)
                 }
                 redistribute()
+                // At the ring's head is the wake-up of another sleeper, who has yet to see it: until then the ring is no
+                // place to sleep.
+                standsBack = slot.isWatched && slot.submitter.completionsReady > 0
+            } else {
+                standsBack = false
             }
             switch me.delivery {
             case .none:

@@ -1,3 +1,4 @@
+internal import Glibc
 internal import IOUring
 
 /// Why a call of this module did nothing: a status that the Win32 function would report, and a text that names the cause
@@ -69,10 +70,24 @@ extension PortError {
         )
     }
 
+    /// The library's epoll or eventfd could not be made.
     static func noDescriptors(_ code: Int32) -> PortError {
-        .system(
-            code,
-            "no descriptor is left for the library's epoll and eventfd; close some, or raise RLIMIT_NOFILE (ulimit -n)")
+        let what = "for the library's epoll and eventfd"
+        return switch code {
+        case EMFILE: .system(code, "no descriptor is left \(what); close some, or raise RLIMIT_NOFILE (ulimit -n)")
+        case ENFILE: .system(code, "the system has no descriptor left \(what); raise fs.file-max")
+        default: .system(code, "the kernel has no memory \(what) (errno \(code)); free some")
+        }
+    }
+
+    /// A descriptor of the library's could not be added to its epoll.
+    static func unwatched(_ code: Int32) -> PortError {
+        code == ENOSPC
+            ? PortError(
+                .insufficientResources,
+                "the user has as many descriptors in epolls as the system lets him have; raise fs.epoll.max_user_watches"
+            )
+            : .system(code, "the kernel has no memory to watch a ring with epoll (errno \(code)); free some")
     }
 
     /// The kernel did not take what is queued.

@@ -31,6 +31,11 @@ struct Deadline {
         nanoseconds = tooLong || beyond || wait < 0 ? .max : point
     }
 
+    /// This one, or the point that far from now if it is sooner.
+    func atMost(nanoseconds pause: Int64) -> Deadline {
+        Deadline(nanoseconds: min(nanoseconds, iocp_now_ns() + pause))
+    }
+
     /// Nanoseconds left: negative means for ever, zero that it has passed.
     var remaining: Int64 {
         switch nanoseconds {

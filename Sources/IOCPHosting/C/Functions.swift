@@ -17,6 +17,7 @@ internal import IOCP
             wanted.concurrencyLimit = Int(given.concurrency_limit)
             if given.idle_milliseconds > 0 { wanted.idleTimeout = .milliseconds(Int(given.idle_milliseconds)) }
             if given.close_milliseconds > 0 { wanted.closeTimeout = .milliseconds(Int(given.close_milliseconds)) }
+            wanted.allowsThreadLimits = given.fixed_threads == 0
         }
         let manager = try HostIOCompletionManager(options: wanted)
         manager.link.endsWithReferences = true

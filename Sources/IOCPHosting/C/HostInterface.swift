@@ -145,7 +145,8 @@ extension HostIOCompletionManager {
     }
 
     func onComplete(error: UInt32, bytes: UInt32, overlapped: UnsafeMutableRawPointer?) throws(HResult) {
-        let code = unsafe interface.pointee.lpVtbl.pointee.OnComplete(interface, error, bytes, overlapped)
+        // Through C++: an exception must not reach this frame.
+        let code = unsafe iocp_hosting_on_complete(interface, error, bytes, overlapped)
         if code < 0 { throw HResult(code) }
     }
 }

@@ -16,6 +16,9 @@ internal import Synchronization
     }
 
     let options: HostIOCompletionManager.Options
+    /// Never given twice, unlike an address: ports outlive their hosts.
+    let number: Int
+    private static let nextNumber = Atomic<Int>(0)
     let lock = FutexLock()
     private let state = Atomic<Condition>(.early)
     private var runtime: (any CLRIOCompletionManager)?
@@ -38,6 +41,7 @@ internal import Synchronization
 
     init(_ options: HostIOCompletionManager.Options) {
         self.options = options
+        number = Self.nextNumber.add(1, ordering: .relaxed).newValue
         minimum = Atomic(options.minThreads)
         load = Atomic(UInt64(options.maxThreads) << 32)
     }
@@ -85,11 +89,14 @@ internal import Synchronization
     func createPort() throws(HResult) -> HostHandle {
         lock.lock()
         defer { lock.unlock() }
+        // Again, under the lock: the host may have ended since.
+        guard condition == .running else { throw .clrNotAvailable }
         _ = try openPort()
         let made = HostPort(of: self)
         ports.removeAll { $0.isClosed && $0.owesNothing }
         do throws(PortError) {
             let handle = try HandleTable.shared.add(made, .port)
+            made.handle = handle
             ports.append(made)
             return handle
         } catch {
@@ -163,7 +170,7 @@ internal import Synchronization
     private func find(_ handle: HostHandle) throws(HResult) -> HostPort {
         guard let object = HandleTable.shared.object(handle, .port) else { throw .invalidArgument }
         let port = unsafe unsafeDowncast(object, to: HostPort.self)
-        guard port.host == ObjectIdentifier(self) else { throw .notOwner }
+        guard port.host == number else { throw .notOwner }
         return port
     }
 
@@ -209,6 +216,7 @@ internal import Synchronization
         updateAttendance()
         lock.unlock()
         guard before != .ended else { return }
+        for handle in ending.compactMap(\.handle) { _ = HandleTable.shared.remove(handle, .port) }
         for binding in bindings { binding.ledger.close() }
         for binding in bindings { binding.file.cancelAll() }
         for port in ending { port.settlement.set() }
@@ -265,15 +273,17 @@ final class HostPort: @unchecked Sendable {
         let file: CompletionPort.BoundFile
     }
 
-    /// The host's core, which may be gone.
-    let host: ObjectIdentifier
+    /// The number of its host, which may be gone.
+    let host: Int
+    /// What the runtime calls it; nil for the default port.
+    var handle: HostHandle?
     var isClosed = false
     private(set) var bindings: [Binding] = []
     private var pruneCount = 64
     /// Set when something was settled after the port was closed, and when the host ends.
     let settlement = CompletionEvent()
 
-    init(of core: HostCore) { host = ObjectIdentifier(core) }
+    init(of core: HostCore) { host = core.number }
 
     func add(_ binding: Binding) {
         if bindings.count >= pruneCount {

@@ -42,7 +42,8 @@ public final class HostIOCompletionManager: IOCompletionHost {
         public var closeTimeout: Duration = .seconds(10)
         /// Whether the runtime may change the limits on threads; if not, it is told ``HResult/notImplemented``.
         public var allowsThreadLimits = true
-        /// Packets that a thread takes at a time, at least 1.
+        /// Packets that a thread takes at a time at most, at least 1. It takes fewer while they take it longer than 200
+        /// microseconds.
         public var batchSize = 64
         /// Of the `CompletionPort` beneath.
         public var port = CompletionPort.Options()
@@ -110,7 +111,7 @@ public final class HostIOCompletionManager: IOCompletionHost {
 
     /// Bytes of the host's behind each OVERLAPPED: a multiple of ``HostOverlapped/alignment``.
     public func getHostOverlappedSize() throws(HResult) -> UInt32 {
-        guard core.condition != .failed else { throw .clrNotAvailable }
+        guard core.condition == .early || core.condition == .running else { throw .clrNotAvailable }
         return UInt32(OverlappedOperation.recordSize)
     }
 
@@ -155,6 +156,9 @@ public final class HostIOCompletionManager: IOCompletionHost {
         try core.available { () throws(HResult) in try core.bind(port, handle) }
     }
 
+    /// Starts the threads that are missing. Those that cannot be started now are started when they are needed;
+    /// ``Statistics/failedThreads`` counts the attempts.
+    ///
     /// - Throws: ``HResult/invalidArgument`` for more than the maximum.
     public func setMinThreads(_ count: UInt32) throws(HResult) {
         try core.available { () throws(HResult) in try core.setLimits(min: count) }

@@ -26,8 +26,8 @@ extension HostCore {
             throw .invalidArgument
         }
         minimum.store(wantedMinimum, ordering: .sequentiallyConsistent)
-        _ = load.bitwiseAnd(0xFFFF_FFFF, ordering: .sequentiallyConsistent)
-        load.bitwiseOr(UInt64(wantedMaximum) << 32, ordering: .sequentiallyConsistent)
+        // In one step: nobody sees another maximum than the old one and the new one.
+        load.wrappingAdd((UInt64(wantedMaximum) &- UInt64(maxThreads)) << 32, ordering: .sequentiallyConsistent)
         updateAttendance()
         let port = open?.port
         lock.unlock()
@@ -72,7 +72,8 @@ extension HostCore {
     func grow(to wanted: Int?) -> Bool {
         lock.lock()
         let count = threads.load(ordering: .sequentiallyConsistent)
-        guard let (port, runtime) = open, condition != .ended, count < Int(maxThreads),
+        // Of an ended host the port is open as long as it owes something, for which one thread is needed.
+        guard let (port, runtime) = open, condition != .ended || count == 0, count < Int(maxThreads),
             count < wanted ?? busyThreads + 1
         else {
             lock.unlock()
@@ -153,6 +154,14 @@ extension HostCore {
         lock.unlock()
     }
 
+    /// The runtime has ended the thread while it was busy.
+    func leaveAmidWork(_ worker: Worker, _ port: CompletionPort) {
+        _ = endWork()
+        leave(worker)
+        grow(to: max(1, Int(minThreads)))
+        if port.seemsQueued { packetsWait() }
+    }
+
     /// Under the lock.
     private func remove(_ worker: Worker) {
         workers.removeAll { $0 === worker }
@@ -171,7 +180,8 @@ extension HostCore {
         guard let port else { return false }
         var looksAgain = false
         for worker in present {
-            switch worker.look() {
+            let threads = threads.load(ordering: .relaxed)
+            switch worker.look(hasOthers: threads < Int(maxThreads) || busyThreads < threads) {
             case .idle: break
             case .works: looksAgain = true
             case .wasRelieved(let count): reposted.add(count, ordering: .relaxed)

@@ -19,6 +19,9 @@ public protocol HostControl: AnyObject, Sendable {
 /// 2. ``makeOverlapped()`` allocates an OVERLAPPED with the host's bytes behind it, and has them made ready, once.
 /// 3. `bindHandle`, then I/O with the OVERLAPPED, then its completion, on a thread of the host's.
 ///
+/// It holds the host's manager, as runtimes do to the end of the process (i8), and the manager holds it:
+/// ``HostIOCompletionManager/shutDown()`` undoes that.
+///
 /// A call on the host that ends with ``HResult/fail`` is the end of this runtime: from then on it is unusable and throws
 /// ``HResult/clrNotAvailable``, from ``onComplete(error:bytes:overlapped:)`` too.
 ///
@@ -129,10 +132,13 @@ public final class CLRHost: CLRIOCompletionManager, @unchecked Sendable {
     }
 
     /// The host has a completion. Called once for each packet, on a thread of the host's.
+    ///
+    /// - Throws: ``HResult/clrNotAvailable`` once the runtime has failed, ``HResult/invalidArgument`` without an OVERLAPPED
+    ///   and for one that nothing is in flight with.
     public func onComplete(error: UInt32, bytes: UInt32, overlapped: UnsafeMutableRawPointer?) throws(HResult) {
         guard !hasFailed else { throw .clrNotAvailable }
         guard let overlapped = unsafe overlapped else { throw .invalidArgument }
-        unsafe CLROverlapped.at(overlapped).complete(error, bytes)
+        unsafe try CLROverlapped.at(overlapped).complete(error, bytes)
     }
 
     // MARK: Threads (i4)

@@ -6,13 +6,15 @@ internal import Synchronization
 /// Started with one operation at a time, over and over. From the start to the completion it keeps itself alive. A start
 /// allocates nothing.
 @safe public final class CLROverlapped: @unchecked Sendable {
-    // Unchecked: `completion` belongs to the starter until the start, then to the thread that completes.
+    // Unchecked: `isStarted` says who has `completion`: whoever sets it, until it is over.
 
     /// What the completion is told: 0 or the Win32 code, and the bytes.
     public typealias Completion = @Sendable (_ error: UInt32, _ bytes: UInt32) -> Void
 
     private let memory: UnsafeMutableRawPointer
     private var completion: Completion?
+    /// Whether an operation that ends with a completion is being started or in flight.
+    private let isStarted = Atomic<Bool>(false)
 
     /// Bytes in front of the OVERLAPPED.
     private static let prefix = unsafe max(HostOverlapped.alignment, MemoryLayout<UInt>.size)
@@ -36,10 +38,20 @@ internal import Synchronization
         return unsafe Unmanaged<CLROverlapped>.fromOpaque(object).takeUnretainedValue()
     }
 
-    func complete(_ error: UInt32, _ bytes: UInt32) {
+    func complete(_ error: UInt32, _ bytes: UInt32) throws(HResult) {
+        // A host that tells twice would give away a reference that is not there.
+        guard isStarted.load(ordering: .acquiring) else { throw .invalidArgument }
         // The start's own reference; the completion may start the next operation.
         let kept = unsafe Unmanaged.passUnretained(self).takeRetainedValue()
-        kept.completion?(error, bytes)
+        kept.takeBack()?(error, bytes)
+    }
+
+    /// Ends what a start has begun. Returns what is to be told.
+    private func takeBack() -> Completion? {
+        let told = completion
+        completion = nil
+        isStarted.store(false, ordering: .releasing)
+        return told
     }
 
     /// Starts an operation with this OVERLAPPED.
@@ -50,23 +62,32 @@ internal import Synchronization
     ///     of immediate successes and it was one, or if `hEvent` says that there is to be no packet: then this object and
     ///     the memory of the operation must be kept until the event is set.
     ///   - body: starts it, as `IOHandle.read(_:into:start:)` does.
+    /// - Throws: what `body` throws; `PortError` with 87 if an operation is in flight already, which goes on.
     @discardableResult
     public func start(
         on handle: IOHandle, completion: @escaping Completion,
         _ body: (HostOverlapped) throws(PortError) -> StartOutcome
     ) throws(PortError) -> StartOutcome {
+        guard unsafe overlapped.event & 1 == 0 else { return unsafe try body(overlapped) }
+        guard isStarted.compareExchange(expected: false, desired: true, ordering: .acquiring).exchanged else {
+            throw PortError(
+                .invalidParameter, "an operation is in flight with this OVERLAPPED; wait for its completion")
+        }
         self.completion = completion
-        let hasPacket = unsafe overlapped.event & 1 == 0
+        // Before the start: modes are never taken back.
+        let skips = handle.notificationModes.contains(.skipCompletionPortOnSuccess)
         let reference = unsafe Unmanaged.passUnretained(self)
-        if hasPacket { _ = unsafe reference.retain() }
+        _ = unsafe reference.retain()
         do throws(PortError) {
             let outcome = unsafe try body(overlapped)
-            if hasPacket, outcome != .pending, handle.notificationModes.contains(.skipCompletionPortOnSuccess) {
+            if skips, outcome != .pending {
+                _ = takeBack()
                 unsafe reference.release()
             }
             return outcome
         } catch {
-            if hasPacket { unsafe reference.release() }
+            _ = takeBack()
+            unsafe reference.release()
             throw error
         }
     }
