@@ -15,7 +15,7 @@ FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources 
 	Benchmarks/Peers/NIO/Package.swift Benchmarks/Peers/NIO/Sources
 
 .PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
-	guards-record lint format docs hosting setup clean
+	guards-record hosting lint format docs setup clean
 
 setup:
 	@.ci/setup

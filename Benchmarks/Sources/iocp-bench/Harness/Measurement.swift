@@ -31,6 +31,8 @@ struct Measurement: Codable, Sendable {
         case overLimit
         /// Places that the port took from blocked threads.
         case handOvers
+        /// Entries into the kernel for the library's rings.
+        case kernelEntries
         /// Connections beside those of the traffic, with a receive pending at the server and nothing to receive.
         case idleConnections
         /// By how much they let the process grow: pages that no other process has.
@@ -39,8 +41,6 @@ struct Measurement: Codable, Sendable {
         case kernelBytes
         /// By how much the heap grew with them.
         case heapBytes
-        /// Entries into the kernel for the library's rings.
-        case kernelEntries
     }
 
     var rate: Double { Double(operations) / seconds }
