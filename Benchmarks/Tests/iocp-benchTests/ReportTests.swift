@@ -24,7 +24,11 @@ struct ReportTests {
         results.summarise()
         let headline = Headline(results.suites[0])
         #expect(headline.others.map(\.id) == ["raw-uring", "epoll"])
-        #expect(headline.sentence == "CPU time for each message: 20 % more than raw-uring; 40 % less than epoll.")
+        #expect(
+            headline.lines.map { "\($0.words) \($0.than) \($0.title)" } == [
+                "20 % more than raw-uring", "40 % less than epoll",
+            ])
+        #expect(headline.lines.map(\.rate) == ["1.00", "1.00"])
         let verdicts = Headline.Verdicts(results.suites[0].cases)
         #expect(verdicts.reached == 1 && verdicts.missed.count == 1)
     }

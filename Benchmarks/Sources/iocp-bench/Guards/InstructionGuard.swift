@@ -49,13 +49,13 @@ struct InstructionGuard {
         guard let figures = try read()[Self.architecture]?[compiler] else {
             return [
                 Self.unknown(
-                    "no figure is recorded for \(compiler) on \(Self.architecture). To record one: make guards-record")
+                    "\(path) has no figure for \(compiler) on \(Self.architecture). To record one: make guards-record")
             ]
         }
         return try Work.allCases.map { work in
             let measured = try program.count(work)
             guard let recorded = figures[work.rawValue], recorded > 0 else {
-                return Self.unknown("no figure of \(work.title) is recorded. To record one: make guards-record")
+                return Self.unknown("\(path) has no figure of \(work.title). To record one: make guards-record")
             }
             let change = measured / recorded - 1
             let isKept = abs(change) <= Self.allowed

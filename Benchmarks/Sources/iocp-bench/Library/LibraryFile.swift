@@ -120,6 +120,7 @@ enum LibraryFile {
                 }
             }
         }
+        let calls = try LibraryCalls(port)
         var outcome = bench_outcome()
         unsafe bench_outcome_begin(&outcome)
         deadline.store(outcome.nanoseconds + settings.nanoseconds, ordering: .relaxed)
@@ -128,7 +129,7 @@ enum LibraryFile {
             thread.join()
         }
         let result = total.withLock { $0 }
-        unsafe bench_outcome_end(&outcome, result.operations, -1)
+        try unsafe bench_outcome_end(&outcome, result.operations, calls.made())
         if let failure = result.failure {
             throw Failure(failure)
         }

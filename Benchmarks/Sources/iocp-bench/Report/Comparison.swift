@@ -21,12 +21,14 @@ struct Comparison {
         guard let least = ratios.min(), let greatest = ratios.max() else { return "not measured" }
         let (low, high) = (percent(least), percent(greatest))
         switch (low, high) {
-        case (0, 0): return "the same"
+        case (0, 0): return same
         case (...0, ...0): return low == high ? "\(-low) % less" : "\(-high)–\(-low) % less"
         case (0..., 0...): return low == high ? "\(high) % more" : "\(low)–\(high) % more"
         default: return "\(-low) % less to \(high) % more"
         }
     }
+
+    static let same = "the same"
 
     private static func percent(_ ratio: Double) -> Int {
         // A figure that is out of all proportion is wrong, but it must not stop the report.

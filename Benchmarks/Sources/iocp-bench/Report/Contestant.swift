@@ -7,6 +7,8 @@ struct Contestant: Equatable {
 
     /// By the beginning of a row's identifier; the first that fits.
     private static let known: [(prefix: String, Contestant)] = [
+        // The library where it is the reference of its own.
+        ("iocp", Contestant(style: "k-iocp2", dashes: "9 3")),
         ("raw-", Contestant(style: "k-raw", dashes: "")),
         ("nio", Contestant(style: "k-nio", dashes: "7 3")),
         ("swift-nio", Contestant(style: "k-nio", dashes: "7 3")),
