@@ -158,8 +158,8 @@ enum Figure: String, Codable, Sendable {
 
     func text(_ value: Double) -> String {
         switch self {
-        case .median, .p99, .worst, .cpuTime, .timePerOperation: Table.duration(value)
-        case .rateRatio, .switchesRatio, .cpuRatio, .medianRatio: Table.fixed(value, 2)
+        case .median, .p99, .worst, .timePerOperation, .cpuTime: Table.duration(value)
+        case .rateRatio, .medianRatio, .switchesRatio, .cpuRatio: Table.fixed(value, 2)
         case .monitorShare, .takenByOther: Table.fixed(100 * value, 2) + " %"
         case .memoryPerIdle, .kernelMemoryPerIdle, .heapPerIdle: Table.fixed(value, 0) + " B"
         case .contextSwitches, .overLimit, .handOvers: Table.fixed(value, 0)

@@ -102,8 +102,7 @@ enum LibraryPost {
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
             // As in C, each repetition has fresh threads and a fresh queue.
-            entries += try repetition(
-                producers: producers, consumers: consumers, limit: limit, packets: packets)
+            entries += try repetition(producers: producers, consumers: consumers, limit: limit, packets: packets)
             operations += producers * packets
         } while bench_now() < deadline
         try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made(entriesOfOthers: entries))

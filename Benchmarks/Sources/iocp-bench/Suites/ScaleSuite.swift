@@ -82,7 +82,8 @@ extension Suite {
             traffic: Traffic(connections: busy, bytes: 64, depth: 1, idle: count),
             roundsAtMost: 3,
             runsUnasked: false,
-            series: Case.Series(name: "64 B among idle ones", variable: "idle connections", value: Double(count)),
+            series: Case.Series(
+                name: "64 busy connections among idle ones", variable: "idle connections", value: Double(count)),
             rows: EchoRows.all([]).map { row in
                 var row = row
                 row.targets = [.of(.memoryPerIdle), .of(.kernelMemoryPerIdle)]
