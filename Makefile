@@ -8,20 +8,23 @@ THREAD_SCRATCH = .build/thread
 ADDRESS_SCRATCH = .build/address
 DOCUMENTATION = .build/documentation
 RESULTS = .build/iocp-bench-results.json
+REPORT = .build/iocp-bench-report.html
 # By name: what lies in the .build folders of the other packages is not ours.
 FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources Examples/Tests \
-	Benchmarks/Package.swift Benchmarks/Sources
+	Benchmarks/Package.swift Benchmarks/Sources Benchmarks/Tests \
+	Benchmarks/Peers/NIO/Package.swift Benchmarks/Peers/NIO/Sources
 
-.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick lint format docs \
-	hosting setup clean
+.PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
+	guards-record hosting lint format docs setup clean
 
 setup:
 	@.ci/setup
 
-# Builds for release and runs the benchmark's default suites beside raw liburing and epoll, about a minute.
+# Builds for release and runs the benchmark's default suites beside raw liburing and epoll, and beside those peers that
+# are there: one to two minutes. `make run PEERS=all` also builds SwiftNIO's row, which takes some minutes the first time.
 run: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --json $(RESULTS)
+	@Benchmarks/.build/release/iocp-bench --json $(RESULTS) --report $(REPORT) $(if $(PEERS),--peers $(PEERS))
 
 test: setup test-library test-examples simulate
 
@@ -74,9 +77,24 @@ release: setup
 	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release --package-path Examples
 	IOCP_WARNINGS_AS_ERRORS=1 $(SWIFT) build -c release --package-path Benchmarks
 
+# Counts that must not grow: heap allocations, entries into the kernel, instructions. No time is compared with anything.
+guards: setup
+	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
+	@Benchmarks/.build/release/iocp-bench guard
+
+# Records the instructions of a post and its dequeue for this compiler and architecture.
+guards-record: setup
+	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
+	@Benchmarks/.build/release/iocp-bench guard --record
+
+# Tests of the benchmark's own statistics, report and allocation counter.
+test-bench: setup
+	$(SWIFT) test --package-path Benchmarks
+
+# Every row once, too briefly to measure anything: each byte is compared. The gate wants all peers to be there.
 bench-quick: setup
 	$(SWIFT) build -c release --package-path Benchmarks --product iocp-bench
-	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) echo file post schedule
+	@Benchmarks/.build/release/iocp-bench --quick --json $(RESULTS) --report $(REPORT) $(if $(PEERS),--peers $(PEERS)) echo file post schedule
 
 # The hosting face for programs in C and C++ that know nothing of Swift: header and shared library, in $(PREFIX).
 PREFIX ?= .build/hosting

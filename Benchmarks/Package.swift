@@ -17,7 +17,9 @@ if Context.environment["IOCP_WARNINGS_AS_ERRORS"] != nil {
 let package = Package(
     name: "swift-iocp-benchmarks",
     products: [
-        .executable(name: "iocp-bench", targets: ["iocp-bench"])
+        .executable(name: "iocp-bench", targets: ["iocp-bench"]),
+        // For the comparators that are packages of their own: see Peers/.
+        .library(name: "CBaselines", targets: ["CBaselines"]),
     ],
     dependencies: [
         .package(name: "swift-iocp", path: ".."),
@@ -44,6 +46,12 @@ let package = Package(
                 .product(name: "Histogram", package: "hdrhistogram-swift"),
             ],
             swiftSettings: strict
+        ),
+        .testTarget(
+            name: "iocp-benchTests",
+            dependencies: [
+                "CBaselines", "iocp-bench", .product(name: "Histogram", package: "hdrhistogram-swift"),
+            ]
         ),
     ]
 )

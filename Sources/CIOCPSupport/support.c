@@ -87,6 +87,16 @@ void iocp_tls_forget(void)
     pthread_setspecific(tls_key, NULL);
 }
 
+// On a line of its own: whoever counts has just entered the kernel, or is about to.
+static struct {
+    _Alignas(64) uint64_t count;
+} calls;
+
+static inline void count_call(void) { __atomic_fetch_add(&calls.count, 1, __ATOMIC_RELAXED); }
+
+uint64_t iocp_system_calls(void) { return __atomic_load_n(&calls.count, __ATOMIC_RELAXED); }
+void iocp_note_system_call(void) { count_call(); }
+
 int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
 {
     SEAM(futex_wait(word, expected, timeout_ns));
@@ -96,6 +106,7 @@ int iocp_futex_wait(const uint32_t *word, uint32_t expected, int64_t timeout_ns)
         ts.tv_nsec = timeout_ns % 1000000000;
         tp = &ts;
     }
+    count_call();
     long rc = syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, tp, NULL, 0);
     return rc < 0 ? -errno : 0;
 }
@@ -106,9 +117,10 @@ int iocp_futex_wake(const uint32_t *word, int count)
     long rc;
     int attempts = 0;
     // No kernel interrupts it; what stands between us and the kernel may.
-    do
+    do {
+        count_call();
         rc = syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
-    while (rc < 0 && (errno == EINTR || errno == EAGAIN) && ++attempts < 100);
+    } while (rc < 0 && (errno == EINTR || errno == EAGAIN) && ++attempts < 100);
     return rc < 0 ? -errno : (int)rc;
 }
 
@@ -132,7 +144,10 @@ uint64_t iocp_ticks(void)
 bool iocp_membarrier(void)
 {
     SEAM(membarrier());
-    return iocp_has_membarrier() && syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
+    if (!iocp_has_membarrier())
+        return false;
+    count_call();
+    return syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0;
 }
 
 void iocp_membarrier_register(void)
@@ -144,6 +159,7 @@ void iocp_membarrier_register(void)
 void iocp_yield(void)
 {
     SEAM_VOID(yield());
+    count_call();
     sched_yield();
 }
 
@@ -159,6 +175,7 @@ int64_t iocp_thread_time_ns(int tid)
     struct timespec ts;
     // How the kernel numbers the clock of a thread: clock_getcpuclockid(3) makes the same of a process.
     clockid_t clock = (clockid_t)(~(unsigned)tid << 3 | 6);
+    count_call();
     if (clock_gettime(clock, &ts) != 0)
         return -1;
     return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
@@ -169,6 +186,7 @@ char iocp_thread_state(int tid)
     SEAM(thread_state(tid));
     char path[48], text[128];
     snprintf(path, sizeof path, "/proc/self/task/%d/stat", tid);
+    count_call();
     int fd = (int)syscall(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
     if (fd < 0)
         return 0;
@@ -284,14 +302,29 @@ int iocp_bytes_readable(int fd)
 
 static int result(int rc) { return rc < 0 ? -errno : rc; }
 
-int iocp_close(int fd) { return result((int)syscall(SYS_close, fd)); }
-int iocp_read(int fd, void *bytes, size_t count) { return result((int)syscall(SYS_read, fd, bytes, count)); }
-int iocp_write(int fd, const void *bytes, size_t count) { return result((int)syscall(SYS_write, fd, bytes, count)); }
+int iocp_close(int fd)
+{
+    count_call();
+    return result((int)syscall(SYS_close, fd));
+}
+
+int iocp_read(int fd, void *bytes, size_t count)
+{
+    count_call();
+    return result((int)syscall(SYS_read, fd, bytes, count));
+}
+
+int iocp_write(int fd, const void *bytes, size_t count)
+{
+    count_call();
+    return result((int)syscall(SYS_write, fd, bytes, count));
+}
 
 bool iocp_is_ready(int fd, short events)
 {
     struct pollfd interest = {.fd = fd, .events = events};
     struct timespec now = {0, 0};
+    count_call();
     return syscall(SYS_ppoll, &interest, 1, &now, NULL, 0) != 0;
 }
 
@@ -304,6 +337,7 @@ int iocp_epoll_create(void)
 int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier)
 {
     SEAM(epoll_set(epoll, add, fd, armed, once, identifier));
+    count_call();
     struct epoll_event event = {.events = (armed ? EPOLLIN : 0) | (once ? EPOLLONESHOT : 0)};
     event.data.u64 = identifier;
     return result(epoll_ctl(epoll, add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event));
@@ -313,6 +347,7 @@ int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_
 {
     SEAM(epoll_wait(epoll, identifiers, capacity, timeout_ms));
     struct epoll_event events[16];
+    count_call();
     int count = result(epoll_wait(epoll, events, capacity < 16 ? capacity : 16, timeout_ms));
     for (int i = 0; i < count; i++)
         identifiers[i] = events[i].data.u64;

@@ -48,7 +48,7 @@ struct DeferredStartTests {
     @Test("what was deferred since the last dequeue enters the kernel in one batch with the next")
     func oneEntry() throws {
         var batch = PacketBatch(capacity: 64)
-        var fewest = UInt32.max
+        var fewest = UInt64.max
         // The monitor may submit for a thread that is preempted, and a slow round makes the next one submit earlier: the
         // quickest first round of some ports is the rule.
         for _ in 0..<10 {

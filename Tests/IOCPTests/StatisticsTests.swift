@@ -147,4 +147,39 @@ struct StatisticsTests {
         #expect(try port.statistics.reissues >= 1)
         #expect(try port.statistics.inFlight == 0)
     }
+
+    @Test("kernel entries: one for what a thread started since its last dequeue, however much it is")
+    func kernelEntries() throws {
+        let pairs = try (0..<3).map { _ in try Socket.pair() }
+        try withPort(limit: 1, threads: 1, options: Self.slow) { port, threads in
+            for pair in pairs { try port.associate(pair.0, key: 1) }
+            #expect(try port.statistics.kernelEntries == 0)
+            try port.post()
+            #expect(try threads[0].dequeue(port).value() != nil)
+            #expect(try port.statistics.kernelEntries == 0, "a packet that is there needs no kernel")
+            var fewest = Int.max
+            // The monitor may look just then, on behalf of other tests' ports, and enters too.
+            for _ in 0..<100 where fewest > 1 {
+                for pair in pairs { writeRaw("x", to: pair.1) }
+                let before = try port.statistics.kernelEntries
+                try threads[0].perform { for pair in pairs { try pair.0.receive(IOCP.Operation(capacity: 1)) } }
+                for _ in pairs { #expect(try threads[0].dequeue(port).value()?.information == 1) }
+                let entries = try port.statistics.kernelEntries - before
+                #expect(entries >= 1)
+                fewest = min(fewest, entries)
+            }
+            #expect(fewest == 1)
+        }
+    }
+
+    @Test("supporting system calls: a thread that parks and is woken makes some, a packet that is there none")
+    func supportingSystemCalls() throws {
+        try withPort(limit: 1, threads: 2, options: Self.slow) { port, threads in
+            let before = CompletionPort.supportingSystemCalls
+            let tickets = threads.map { $0.waits(on: port) }
+            try port.post(key: 1)
+            #expect(becomesTrue { tickets.contains(where: \.isDone) })
+            #expect(CompletionPort.supportingSystemCalls > before)
+        }
+    }
 }

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 enum { CHUNK_BYTES = 1 << 20 };
@@ -53,6 +54,13 @@ int bench_file_create(const char *path, uint64_t bytes) {
     }
     close(descriptor);
     return result;
+}
+
+int64_t bench_free_bytes(const char *directory) {
+    struct statvfs status;
+    if (statvfs(directory, &status) && (errno != ENOENT || statvfs(".", &status)))
+        return -errno;
+    return (int64_t)(status.f_bavail * status.f_frsize);
 }
 
 int bench_file_checksum(const char *path, uint64_t *checksum, uint64_t *bytes) {

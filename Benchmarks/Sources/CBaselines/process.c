@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/signalfd.h>
@@ -23,7 +24,12 @@ extern char **environ;
 enum { ARGUMENTS = 64 };
 
 pid_t bench_spawn(const char *const *arguments, int *input, int *output) {
-    char *copy[ARGUMENTS + 2] = {"iocp-bench"};
+    return bench_spawn_program("/proc/self/exe", "iocp-bench", arguments, input, output);
+}
+
+pid_t bench_spawn_program(const char *program, const char *name, const char *const *arguments, int *input,
+                          int *output) {
+    char *copy[ARGUMENTS + 2] = {(char *)name};
     int count = 0;
     while (arguments[count] && count < ARGUMENTS) {
         copy[count + 1] = (char *)arguments[count];
@@ -43,7 +49,7 @@ pid_t bench_spawn(const char *const *arguments, int *input, int *output) {
     posix_spawn_file_actions_adddup2(&actions, to[0], STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&actions, from[1], STDOUT_FILENO);
     pid_t process;
-    int error = posix_spawn(&process, "/proc/self/exe", &actions, NULL, copy, environ);
+    int error = posix_spawnp(&process, program, &actions, NULL, copy, environ);
     posix_spawn_file_actions_destroy(&actions);
     close(to[0]);
     close(from[1]);
@@ -55,6 +61,31 @@ pid_t bench_spawn(const char *const *arguments, int *input, int *output) {
     *input = to[1];
     *output = from[0];
     return process;
+}
+
+// The sum of the lines, in KiB, that begin with one of the names.
+static int64_t sum_of_lines(const char *path, const char *const *names) {
+    FILE *file = fopen(path, "re");
+    if (!file)
+        return -errno;
+    char line[256];
+    int64_t sum = 0;
+    while (fgets(line, sizeof line, file))
+        for (const char *const *name = names; *name; name++)
+            if (!strncmp(line, *name, strlen(*name)))
+                sum += strtoll(line + strlen(*name), NULL, 10) << 10;
+    fclose(file);
+    return sum;
+}
+
+int64_t bench_process_memory(pid_t process) {
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/smaps_rollup", (int)process);
+    return sum_of_lines(path, (const char *const[]){"Private_Clean:", "Private_Dirty:", NULL});
+}
+
+int64_t bench_kernel_memory(void) {
+    return sum_of_lines("/proc/meminfo", (const char *const[]){"Slab:", NULL});
 }
 
 int bench_wait(pid_t process, uint64_t deadline) {

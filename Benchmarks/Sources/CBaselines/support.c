@@ -1,8 +1,11 @@
 #define _GNU_SOURCE
 #include "bench_support.h"
 
+#include "bench_allocations.h"
+
 #include <arpa/inet.h>
 #include <errno.h>
+#include <malloc.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
@@ -12,6 +15,8 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+
+enum { WANTED_DESCRIPTORS = 65536, CONNECTIONS_OF_AN_ADDRESS = 20000 };
 
 struct bench_counters bench_counters_read(const struct bench_counters *counters) {
     return (struct bench_counters){
@@ -61,8 +66,14 @@ struct bench_usage bench_usage_now(void) {
     };
 }
 
+uint64_t bench_heap_bytes(void) {
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
 void bench_outcome_begin(struct bench_outcome *outcome) {
     memset(outcome, 0, sizeof *outcome);
+    outcome->allocations = bench_allocations();
     outcome->usage = bench_usage_now();
     outcome->nanoseconds = bench_now();
 }
@@ -77,6 +88,8 @@ void bench_outcome_end(struct bench_outcome *outcome, uint64_t operations, int64
         .voluntary_switches = after.voluntary_switches - before.voluntary_switches,
         .involuntary_switches = after.involuntary_switches - before.involuntary_switches,
     };
+    if (outcome->allocations >= 0)
+        outcome->allocations = bench_allocations() - outcome->allocations;
     outcome->operations = operations;
     outcome->system_calls = system_calls;
 }
@@ -109,6 +122,10 @@ uint64_t bench_raise_descriptor_limit(void) {
         return 0;
     limit.rlim_cur = limit.rlim_max;
     setrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_max < WANTED_DESCRIPTORS) {
+        limit.rlim_cur = limit.rlim_max = WANTED_DESCRIPTORS;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
     getrlimit(RLIMIT_NOFILE, &limit);
     return limit.rlim_cur;
 }
@@ -137,11 +154,24 @@ int bench_listen(uint16_t port, uint16_t *bound_port) {
     return listener;
 }
 
+int bench_accept(int listener) {
+    int connection = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+    return connection < 0 ? -errno : connection;
+}
+
 int bench_connect(uint16_t port) {
+    return bench_connect_from(port, 0);
+}
+
+int bench_connect_from(uint16_t port, uint32_t number) {
     int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (connection < 0)
         return -errno;
     int on = 1;
+    struct sockaddr_in source = {
+        .sin_family = AF_INET,
+        .sin_addr.s_addr = htonl(INADDR_LOOPBACK + number / CONNECTIONS_OF_AN_ADDRESS),
+    };
     struct linger reset = {.l_onoff = 1, .l_linger = 0};
     struct sockaddr_in address = {
         .sin_family = AF_INET,
@@ -150,6 +180,8 @@ int bench_connect(uint16_t port) {
     };
     if (setsockopt(connection, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on)
         || setsockopt(connection, SOL_SOCKET, SO_LINGER, &reset, sizeof reset)
+        || (number && setsockopt(connection, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on))
+        || (number && bind(connection, (struct sockaddr *)&source, sizeof source))
         || connect(connection, (struct sockaddr *)&address, sizeof address)) {
         int error = errno;
         close(connection);

@@ -82,6 +82,12 @@ void iocp_install(const struct iocp_stand_in *stand_in);
 /// Tells the stand-in where the thread is.
 void iocp_pass(enum iocp_point point, const void *address);
 
+// --- System calls that the library makes in this process, by its own count: those below and those noted. Entries into
+// rings are not among them (each ring counts its own), nor is what makes and configures handles.
+
+uint64_t iocp_system_calls(void);
+void iocp_note_system_call(void);
+
 // --- Futex on a 32-bit word, private to the process.
 
 /// Sleeps while `*word == expected`. `timeout_ns < 0` waits for ever. Returns 0 or -errno.

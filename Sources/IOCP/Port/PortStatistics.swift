@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import Synchronization
 
 extension CompletionPort {
@@ -31,7 +32,18 @@ extension CompletionPort {
         public var handOvers = 0
         /// Threads that were woken with a packet.
         public var wakeUps = 0
+        /// How often the kernel was entered for the port's rings (`io_uring_enter(2)`): to submit, to wait, or both. One
+        /// may be left out when two threads enter for the same ring at the same moment.
+        public var kernelEntries = 0
     }
+
+    /// System calls that the library has made in this process, for all ports, besides entering rings: to put threads to
+    /// sleep and wake them, to look at threads that may be blocked, to cancel, to close. What makes and configures
+    /// handles is not counted.
+    ///
+    /// With ``Statistics/kernelEntries`` of every port these are the system calls of a program that does nothing but
+    /// serve. Callable from any thread; costs a load.
+    public static var supportingSystemCalls: Int { Int(iocp_system_calls()) }
 
     /// What the port holds and has done.
     ///
@@ -67,6 +79,7 @@ extension PortCore {
             found.deferred += slot.unsubmittedRequests
             found.reissues += slot.reissues.load(ordering: .relaxed)
             found.overflows += slot.overflows.load(ordering: .relaxed)
+            found.kernelEntries += Int(slot.entries.load(ordering: .relaxed))
             found.refusals += slot.refusals.load(ordering: .relaxed)
         }
         found.handOvers = handOvers

@@ -35,10 +35,11 @@ internal import Synchronization
     var isWatched: Bool { sleepers.load(ordering: .sequentiallyConsistent) > 0 }
     /// Requests whose last completion has not been harvested.
     let inFlight = Atomic<Int>(0)
-    /// How often the kernel was entered for this ring, roughly: the observer sees by it whether entries are stuck.
-    let entries = Atomic<UInt32>(0)
+    /// How often the kernel was entered for this ring: the observer sees by it whether entries are stuck. An entry may be
+    /// left out when two threads enter at the same moment.
+    let entries = Atomic<UInt64>(0)
     /// `entries` at the observer's last tick.
-    let entriesAtLastTick = Atomic<UInt32>(0)
+    let entriesAtLastTick = Atomic<UInt64>(0)
     /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
     private let entriesWhenLeft = Atomic<UInt64>(.max)
 
@@ -273,6 +274,7 @@ internal import Synchronization
     /// be asked. Then the ring carries the question, behind what is queued.
     func cancel(_ userData: UInt64) -> Int32? {
         for _ in 0..<Self.mostInterruptions {
+            iocp_note_system_call()
             let result = submitter.cancel(userData: userData, timeoutNanoseconds: 0)
             switch result {
             // A signal: asked once more, it says what came of it.
@@ -350,10 +352,10 @@ internal import Synchronization
     }
 
     /// Whether the observer waits for the ring, its thread having stayed away since.
-    var isLeftAlone: Bool { entriesWhenLeft.load(ordering: .relaxed) == UInt64(entries.load(ordering: .relaxed)) }
+    var isLeftAlone: Bool { entriesWhenLeft.load(ordering: .relaxed) == entries.load(ordering: .relaxed) }
 
     func leaveAlone() {
-        entriesWhenLeft.store(UInt64(entries.load(ordering: .relaxed)), ordering: .relaxed)
+        entriesWhenLeft.store(entries.load(ordering: .relaxed), ordering: .relaxed)
     }
 
     /// The observer waits for it no more.
@@ -361,7 +363,7 @@ internal import Synchronization
 
     @inline(__always)
     func noteEntry() {
-        // A lost increment does not matter: any change will do.
+        // To the observer a lost increment does not matter: any change will do.
         entries.store(entries.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
     }
 
@@ -455,6 +457,7 @@ extension Slot {
         noteRefusal(result)
         // To sleep needs less than to submit. Not for long: what is queued is to be tried again.
         let pause = nextRefusalPause()
+        noteEntry()
         let slept = submitter.enter(
             submit: 0, minimumCompletions: 1, flags: flags,
             timeoutNanoseconds: nanoseconds < 0 ? pause : min(pause, nanoseconds))
@@ -465,6 +468,7 @@ extension Slot {
     func wakeSleeper() {
         if Self.hasSynchronousMessages.load(ordering: .relaxed) {
             for _ in 0..<Self.mostInterruptions {
+                iocp_note_system_call()
                 let result = Ring.sendMessage(to: fileDescriptor, userData: Self.wakeTag, result: 0)
                 if result == 0 { return }
                 if result == -EINVAL { Self.hasSynchronousMessages.store(false, ordering: .relaxed) }

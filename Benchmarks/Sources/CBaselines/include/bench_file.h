@@ -11,6 +11,9 @@ enum { BENCH_BLOCK_BYTES = 4096 };
 // Creates the file at `path` (whole blocks only). Returns 0 or -errno.
 int bench_file_create(const char *path, uint64_t bytes);
 
+// Bytes that are free for files in a directory, or where it is going to be made, or -errno.
+int64_t bench_free_bytes(const char *directory);
+
 // A 64-bit sum over the content, sensitive to order. Returns 0 or -errno.
 int bench_file_checksum(const char *path, uint64_t *checksum, uint64_t *bytes);
 

@@ -9,6 +9,15 @@
 // and output on pipes, its standard error inherited. Returns the process or -errno.
 pid_t bench_spawn(const char *const *arguments, int *input, int *output);
 
+// The same with another program, which is looked for on the PATH.
+pid_t bench_spawn_program(const char *program, const char *name, const char *const *arguments, int *input,
+                          int *output);
+
+// Bytes in pages that no other process has, or -errno.
+int64_t bench_process_memory(pid_t process);
+// Bytes of the kernel's slabs, of all processes, or -errno.
+int64_t bench_kernel_memory(void);
+
 // Waits for a process that `bench_spawn` started, at most until `deadline` (CLOCK_MONOTONIC), then kills it.
 // Returns its exit status, 128 + signal, or -errno.
 int bench_wait(pid_t process, uint64_t deadline);

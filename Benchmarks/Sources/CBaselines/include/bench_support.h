@@ -54,11 +54,15 @@ struct bench_usage {
 
 struct bench_usage bench_usage_now(void);
 
+// Bytes that are taken from the heap, with what the allocator spends on each block.
+uint64_t bench_heap_bytes(void);
+
 // What a bounded piece of work did, measured from its first operation to its last.
 struct bench_outcome {
     uint64_t operations;
     uint64_t nanoseconds;
     int64_t system_calls;  // by own count, -1 where the code cannot know
+    int64_t allocations;   // on the heap, -1 where they cannot be counted
     struct bench_usage usage;
 };
 
@@ -72,15 +76,23 @@ int bench_allowed_processors(int *processors, int capacity);
 // Binds the calling process (all threads that it starts later, too) to one processor. Returns 0 or -errno.
 int bench_pin(int processor);
 
-// Raises the soft limit of open descriptors to the hard one. Returns the limit.
+// Raises the soft limit of open descriptors to the hard one, and that to what 50,000 connections need if the process may.
+// Returns the limit.
 uint64_t bench_raise_descriptor_limit(void);
 
 // A TCP listener on 127.0.0.1 with TCP_NODELAY (which accepted sockets inherit). Returns the descriptor or -errno.
 int bench_listen(uint16_t port, uint16_t *bound_port);
 
+// The next connection of a listener, blocking. Returns the descriptor or -errno.
+int bench_accept(int listener);
+
 // A blocking connection to 127.0.0.1 with TCP_NODELAY, whose close resets it: thousands in TIME_WAIT would use up the
 // ports of the rounds that follow. Returns the descriptor or -errno.
 int bench_connect(uint16_t port);
+
+// The same from an address of 127.0.0.0/8 that depends on `number`: a pair of addresses has no more connections than
+// there are ports.
+int bench_connect_from(uint16_t port, uint32_t number);
 
 // Kills this process by SIGALRM after so many seconds: whatever stalls, a run has an end.
 void bench_watchdog(double seconds);

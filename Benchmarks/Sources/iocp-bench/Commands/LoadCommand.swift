@@ -24,12 +24,18 @@ struct LoadCommand: ParsableCommand {
     @Option(help: "Messages under way on each connection.")
     var depth = 1
 
+    @Option(
+        help:
+            "Connections beside these that send nothing; a line on standard input opens them, another one begins the rest."
+    )
+    var idle = 0
+
     @Option(help: "The only processor to use.")
     var processor: Int32?
 
     func validate() throws {
         guard (1...65535).contains(connections), (8...1_048_576).contains(bytes), (1...1024).contains(depth),
-            (0...3600).contains(seconds), (0...60).contains(warmUp)
+            (0...1_000_000).contains(idle), (0...3600).contains(seconds), (0...60).contains(warmUp)
         else { throw ValidationError("A value is out of range.") }
     }
 
@@ -38,6 +44,14 @@ struct LoadCommand: ParsableCommand {
         bench_raise_descriptor_limit()
         if let processor {
             try check(bench_pin(processor), "binding to processor \(processor)")
+        }
+        if idle > 0 {
+            guard bench_control_next(signals) == BENCH_CONTROL_MARK else { return }
+            for number in 0..<idle {
+                try check(bench_connect_from(port, UInt32(number)), "opening idle connection \(number)")
+            }
+            try answer(LoadIdle(idle: idle))
+            guard bench_control_next(signals) == BENCH_CONTROL_MARK else { return }
         }
         let load = try EchoLoad(
             port: port, traffic: Traffic(connections: connections, bytes: bytes, depth: depth))
@@ -48,7 +62,12 @@ struct LoadCommand: ParsableCommand {
     }
 }
 
-/// The load generator's first line: its window has begun.
+/// The load generator's first line where there are idle connections: they are open.
+struct LoadIdle: Codable {
+    var idle: Int
+}
+
+/// The load generator's first line, else: its window has begun.
 struct LoadStarted: Codable {
     var measuring = true
 }

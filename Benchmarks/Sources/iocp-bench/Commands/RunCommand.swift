@@ -11,6 +11,9 @@ struct RunCommand: ParsableCommand {
             Every row does the same work in a process of its own; rounds of all rows are interleaved, the table shows \
             medians and the ratio to the reference row with the least and the greatest of the rounds. Without \
             arguments all suites run that are not marked as longer, in about a minute.
+
+            iocp-bench report RESULTS.json… makes the report of results that are there. iocp-bench guard checks \
+            counts that must not grow. Both explain themselves with --help.
             """
     )
 
@@ -21,6 +24,10 @@ struct RunCommand: ParsableCommand {
 
     @Option(help: ArgumentHelp("Where the results go, as JSON.", valueName: "file"))
     var json = ".build/iocp-bench-results.json"
+
+    @Option(
+        help: ArgumentHelp("Where a report goes, as one page of HTML with plots (default: none).", valueName: "file"))
+    var report: String?
 
     @Option(help: ArgumentHelp("Interleaved rounds.", valueName: "count"))
     var rounds: Int?
@@ -37,6 +44,15 @@ struct RunCommand: ParsableCommand {
 
     @Option(help: ArgumentHelp("Size of that file.", valueName: "MiB"))
     var fileSize: Int?
+
+    @Option(
+        help: ArgumentHelp(
+            """
+            Libraries of others to run beside: \(Peer.allCases.map(\.rawValue).joined(separator: ",")), all or none. \
+            Those that are named are built, and must be there (default: those that are there; SwiftNIO's row is built \
+            only when it is named, or with all).
+            """, valueName: "list"))
+    var peers: PeerSelection = .present
 
     @Flag(help: "One very short round: proves that everything works, measures nothing well.")
     var quick = false
@@ -66,12 +82,21 @@ struct RunCommand: ParsableCommand {
             rounds: rounds ?? (quick ? 1 : 3),
             seconds: seconds ?? (quick ? 0.1 : nil),
             warmUp: quick ? 0.05 : 0.15,
-            fileBytes: UInt64(fileSize ?? (quick ? 32 : 256)) << 20,
+            fileBytes: UInt64(fileSize ?? fittingFileSize) << 20,
             directory: directory,
             quick: quick
         )
         bench_raise_descriptor_limit()
-        let results = try Runner(settings: settings, suites: selected).run()
+        var suites = selected
+        let used = Set(suites.flatMap(\.cases).flatMap(\.rows).compactMap(\.peer))
+        let states = peers.peers.filter(used.contains).map { PeerState($0, isAsked: peers.asks(for: $0)) }
+        let present = Set(states.filter { $0.missing == nil }.map(\.peer))
+        for suite in suites.indices {
+            for item in suites[suite].cases.indices {
+                suites[suite].cases[item].rows.removeAll { $0.peer.map { !present.contains($0) } ?? false }
+            }
+        }
+        let results = try Runner(settings: settings, suites: suites, peers: states).run()
         print(Table(results).text)
         let targets = TargetTable(results).text
         if !targets.isEmpty {
@@ -79,16 +104,29 @@ struct RunCommand: ParsableCommand {
         }
         try results.write(to: json)
         print("\nResults: \(json)")
-        if results.failures > 0 {
+        if let report {
+            try Page([results]).write(to: report)
+            print("Report: \(report)")
+        }
+        if results.failures > 0 || states.contains(where: { $0.missing != nil && peers.demands($0.peer) }) {
             throw ExitCode.failure
         }
+    }
+
+    /// 1 GiB where files are what the user asks for, as far as the disk holds it and its copy.
+    private var fittingFileSize: Int {
+        if quick { return 32 }
+        guard suites.contains(where: { $0.hasPrefix(Suite.file.name) }) else { return 256 }
+        let free = unsafe bench_free_bytes(directory)
+        return free < 0 ? 256 : max(32, min(1024, Int(free >> 20) / 4))
     }
 
     /// The suites with only the chosen cases and rows.
     private var selected: [Suite] {
         let wanted =
             suites.isEmpty
-            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).map(\.id) : suites.flatMap(selection(named:))
+            ? Suite.all.filter(\.runsUnasked).flatMap(\.cases).filter(\.runsUnasked).map(\.id)
+            : suites.flatMap(selection(named:))
         return Suite.all.compactMap { suite in
             var suite = suite
             suite.cases = suite.cases.filter { wanted.contains($0.id) }.compactMap { item in
@@ -107,14 +145,22 @@ struct RunCommand: ParsableCommand {
     }
 
     private func printList() {
+        let states = Dictionary(uniqueKeysWithValues: Peer.allCases.map { ($0, PeerState($0, isAsked: false)) })
         for suite in Suite.all {
             print("\(suite.name): \(suite.summary)\(suite.runsUnasked ? "" : " (longer: runs when named)")")
             for item in suite.cases {
-                print("  \(item.id): \(item.title)")
+                let longer = suite.runsUnasked && !item.runsUnasked ? " (runs when named)" : ""
+                print("  \(item.id): \(item.title)\(longer)")
                 for row in item.rows {
-                    print("    \(row.id): \(row.title)\(row.role == .reference ? ", the reference" : "")")
+                    let missing = row.peer.flatMap { states[$0]?.missing } != nil ? " (not here)" : ""
+                    print("    \(row.id): \(row.title)\(row.role == .reference ? ", the reference" : "")\(missing)")
                 }
             }
+        }
+        print("peers:")
+        for peer in Peer.allCases {
+            let state = states[peer]!
+            print("  \(peer.rawValue): \(state.title)\(state.missing.map { ", not here; to have it: \($0)" } ?? "")")
         }
     }
 }

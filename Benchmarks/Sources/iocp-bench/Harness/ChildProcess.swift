@@ -12,14 +12,21 @@ final class ChildProcess {
     private var ended = false
     private let name: String
 
-    init(_ arguments: [String]) throws {
-        name = arguments.first ?? "?"
+    /// - Parameter program: another program than this executable; it is looked for on the PATH.
+    init(_ arguments: [String], program: String? = nil) throws {
+        name = program ?? arguments.first ?? "?"
         var input: Int32 = -1
         var output: Int32 = -1
         // `bench_spawn` copies nothing, but it returns only when the child has its own image.
         var strings = unsafe arguments.map { unsafe UnsafePointer<CChar>?(strdup($0)) }
         unsafe strings.append(nil)
-        process = unsafe strings.withUnsafeBufferPointer { unsafe bench_spawn($0.baseAddress, &input, &output) }
+        process = unsafe strings.withUnsafeBufferPointer {
+            if let program {
+                unsafe bench_spawn_program(program, program, $0.baseAddress, &input, &output)
+            } else {
+                unsafe bench_spawn($0.baseAddress, &input, &output)
+            }
+        }
         unsafe strings.forEach { unsafe free(UnsafeMutablePointer(mutating: $0)) }
         self.input = input
         self.output = output
@@ -42,6 +49,11 @@ final class ChildProcess {
             bytes.withUnsafeBytes { unsafe bench_write(input, $0.baseAddress, $0.count) }, "telling \(name)")
     }
 
+    /// Bytes in pages of its own.
+    var memory: Int64 {
+        get throws { try check(bench_process_memory(process), "looking at the memory of \(name)") }
+    }
+
     /// Tells the child to end.
     func closeInput() {
         guard input >= 0 else { return }
@@ -57,6 +69,21 @@ final class ChildProcess {
         } catch {
             throw Failure("\(name) answered with something else: \(String(decoding: line, as: UTF8.self))")
         }
+    }
+
+    /// All that it prints until it ends by itself; a status other than 0 is an error.
+    func output(within seconds: Double) throws -> String {
+        let deadline = bench_now() + UInt64(seconds * 1e9)
+        var length = 1
+        while length > 0 {
+            var chunk = [UInt8](repeating: 0, count: 16384)
+            length = try check(
+                unsafe chunk.withUnsafeMutableBytes { unsafe bench_read(output, $0.baseAddress, $0.count, deadline) },
+                "waiting for \(name)")
+            unread += chunk[..<length]
+        }
+        try finish()
+        return String(decoding: unread, as: UTF8.self)
     }
 
     /// Closes its input and waits for its end.

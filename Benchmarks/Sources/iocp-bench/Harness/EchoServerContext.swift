@@ -14,6 +14,9 @@ final class EchoServerContext: Sendable {
     /// One set for each worker: a set has a single writer.
     let counters: [Counters]
 
+    /// What ``alsoCount(_:)`` calls system calls.
+    static let systemCalls = "systemCalls"
+
     private let stopping = Mutex<StopState>(.init())
 
     private let counting = Mutex<(@Sendable () -> [String: UInt64])?>(nil)
@@ -59,6 +62,9 @@ final class EchoServerContext: Sendable {
     /// Where the server is now. Callable from any thread.
     func snapshot() -> ServerSnapshot {
         var snapshot = ServerSnapshot(usage: bench_usage_now())
+        let allocations = bench_allocations()
+        // Those of the thread that takes snapshots are not the server's.
+        snapshot.allocations = allocations < 0 ? nil : UInt64(allocations - bench_allocations_of_thread())
         snapshot.counts = counting.withLock { $0 }?() ?? [:]
         for counters in counters {
             let values = counters.values
@@ -67,6 +73,8 @@ final class EchoServerContext: Sendable {
             snapshot.accepts += values.accepts
             snapshot.systemCalls += values.system_calls
         }
+        // Of servers whose calls somebody else counts.
+        snapshot.systemCalls += snapshot.counts.removeValue(forKey: Self.systemCalls) ?? 0
         return snapshot
     }
 }
@@ -115,6 +123,8 @@ struct ServerSnapshot: Codable, Sendable {
     var receives: UInt64 = 0
     var accepts: UInt64 = 0
     var systemCalls: UInt64 = 0
+    /// Heap allocations; nil where they cannot be counted.
+    var allocations: UInt64?
     var counts: [String: UInt64] = [:]
 
     init(usage: bench_usage) {

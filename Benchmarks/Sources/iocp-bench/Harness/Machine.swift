@@ -1,13 +1,18 @@
 import CBaselines
+import FoundationEssentials
+import Glibc
 
 /// What the figures were measured on.
-struct Machine: Codable, Sendable {
+struct Machine: Codable, Sendable, Equatable {
     var kernel: String
     var processor: String
     /// Processors that this process may use.
     var processors: Int
     var liburing: String
     var compiler: String
+    /// The distribution's name; absent in files of older versions, as is what follows.
+    var system: String?
+    var memoryBytes: UInt64?
 
     static var current: Machine {
         Machine(
@@ -15,7 +20,9 @@ struct Machine: Codable, Sendable {
             processor: unsafe text { unsafe bench_describe_processor($0, $1) },
             processors: allowedProcessors.count,
             liburing: unsafe text { unsafe bench_describe_liburing($0, $1) },
-            compiler: compilerVersion
+            compiler: compilerVersion,
+            system: systemName,
+            memoryBytes: UInt64(max(0, sysconf(Int32(_SC_PHYS_PAGES)))) * UInt64(max(0, sysconf(Int32(_SC_PAGESIZE))))
         )
     }
 
@@ -35,6 +42,12 @@ struct Machine: Codable, Sendable {
         return unsafe buffer.withUnsafeMutableBufferPointer {
             unsafe describe($0.baseAddress, $0.count).map { unsafe String(cString: $0) } ?? ""
         }
+    }
+
+    private static var systemName: String? {
+        guard let data = try? Data(contentsOf: URL(filePath: "/etc/os-release")) else { return nil }
+        let line = String(decoding: data, as: UTF8.self).split(separator: "\n").first { $0.hasPrefix("PRETTY_NAME=") }
+        return line.map { $0.dropFirst("PRETTY_NAME=".count).filter { $0 != "\"" } }
     }
 
     private static var compilerVersion: String {

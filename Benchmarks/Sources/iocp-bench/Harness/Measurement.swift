@@ -13,6 +13,8 @@ struct Measurement: Codable, Sendable {
     var involuntarySwitches: UInt64
     /// System calls by the row's own count; nil where its code cannot know.
     var systemCalls: UInt64?
+    /// Heap allocations of all threads of the process; nil where they cannot be counted.
+    var allocations: UInt64?
     /// nil where single operations are too short to be timed one by one.
     var latency: Latency?
     /// CPU time of the load generator, where there is one.
@@ -29,12 +31,23 @@ struct Measurement: Codable, Sendable {
         case overLimit
         /// Places that the port took from blocked threads.
         case handOvers
+        /// Entries into the kernel for the library's rings.
+        case kernelEntries
+        /// Connections beside those of the traffic, with a receive pending at the server and nothing to receive.
+        case idleConnections
+        /// By how much they let the process grow: pages that no other process has.
+        case memoryBytes
+        /// By how much the kernel's slabs grew with them.
+        case kernelBytes
+        /// By how much the heap grew with them.
+        case heapBytes
     }
 
     var rate: Double { Double(operations) / seconds }
     var cpuPerOperation: Double { Double(cpuNanoseconds) / Double(operations) }
     var switchesPerOperation: Double { Double(voluntarySwitches + involuntarySwitches) / Double(operations) }
     var callsPerOperation: Double? { systemCalls.map { Double($0) / Double(operations) } }
+    var allocationsPerOperation: Double? { allocations.map { Double($0) / Double(operations) } }
 }
 
 extension Measurement {
@@ -47,6 +60,7 @@ extension Measurement {
             voluntarySwitches: outcome.usage.voluntary_switches,
             involuntarySwitches: outcome.usage.involuntary_switches,
             systemCalls: UInt64(exactly: outcome.system_calls),
+            allocations: UInt64(exactly: outcome.allocations),
             latency: latency,
             counts: counts.map { Dictionary(uniqueKeysWithValues: $0.map { ($0.rawValue, UInt64($1)) }) }
         )
@@ -72,6 +86,20 @@ struct Latency: Codable, Sendable {
 
     /// Halves of what is left, as a latency plot wants them: 0, 50, 75, 87.5, …
     private static let plotted: [Double] = [0, 10, 25] + (1...17).map { 100 - 100 / Double(1 << $0) } + [100]
+
+    init(
+        count: UInt64, mean: Double, p50: UInt64, p90: UInt64, p99: UInt64, p999: UInt64, max: UInt64,
+        quantiles: [Quantile]
+    ) {
+        self.count = count
+        self.mean = mean
+        self.p50 = p50
+        self.p90 = p90
+        self.p99 = p99
+        self.p999 = p999
+        self.max = max
+        self.quantiles = quantiles
+    }
 
     init(_ histogram: Histogram<UInt64>) {
         count = histogram.totalCount

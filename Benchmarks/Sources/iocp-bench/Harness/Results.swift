@@ -3,10 +3,13 @@ import FoundationEssentials
 /// The JSON file: everything a report needs. README.md documents the schema.
 struct Results: Codable, Sendable {
     /// Raised when a field changes its meaning or goes away; new fields do not raise it.
-    var schema = "swift-iocp-bench/1"
+    var schema = Self.currentSchema
+    static let currentSchema = "swift-iocp-bench/1"
     var date = Date.now.ISO8601Format()
     var machine = Machine.current
     var settings: RunSettings
+    /// The libraries of others that were asked for, and whether they were there.
+    var peers: [PeerState]
     var suites: [SuiteResult]
 
     struct SuiteResult: Codable, Sendable {
@@ -21,6 +24,8 @@ struct Results: Codable, Sendable {
         /// What operations are called.
         var operations: String
         var reference: String?
+        /// For a curve over several cases.
+        var series: Case.Series?
         var rows: [RowResult]
     }
 
@@ -47,14 +52,16 @@ struct Results: Codable, Sendable {
         }
     }
 
-    init(settings: RunSettings, suites: [Suite]) {
+    init(settings: RunSettings, suites: [Suite], peers: [PeerState]) {
         self.settings = settings
+        self.peers = peers
         self.suites = suites.map { suite in
             SuiteResult(
                 name: suite.name, summary: suite.summary,
                 cases: suite.cases.map { item in
                     CaseResult(
                         id: item.id, title: item.title, operations: item.operations, reference: item.reference?.id,
+                        series: item.series,
                         rows: item.rows.map {
                             RowResult(id: $0.id, title: $0.title, role: $0.role, targets: $0.targets)
                         })
@@ -73,7 +80,9 @@ struct Results: Codable, Sendable {
                     suites[suite].cases[item].rows[row].summary = Summary(rows[row].rounds, reference: reference)
                     for target in rows[row].targets.indices {
                         suites[suite].cases[item].rows[row].targets[target]
-                            .evaluate(rows[row].rounds, reference: reference)
+                            .evaluate(rows[row].rounds) { id in
+                                id.map { id in rows.first { $0.id == id }?.rounds } ?? reference
+                            }
                     }
                 }
             }

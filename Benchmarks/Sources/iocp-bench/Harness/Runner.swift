@@ -19,15 +19,16 @@ struct RunSettings: Codable, Sendable {
 struct Runner {
     var settings: RunSettings
     var suites: [Suite]
+    var peers: [PeerState] = []
 
     private var file: String { settings.directory + "/iocp-bench-\(getpid()).data" }
     private var copy: String { settings.directory + "/iocp-bench-\(getpid()).copy" }
 
     func run() throws -> Results {
-        var results = Results(settings: settings, suites: suites)
+        var results = Results(settings: settings, suites: suites, peers: peers)
         var progress = Progress(
             steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
-        let needsFile = suites.contains { [Suite.file.name, Suite.faces.name].contains($0.name) }
+        let needsFile = suites.contains { [Suite.file.name, Suite.scale.name, Suite.faces.name].contains($0.name) }
         defer {
             for path in needsFile ? [file, copy] : [] {
                 _ = unsafe unlink(path)
@@ -61,12 +62,17 @@ struct Runner {
 
     private func rounds(of item: Case) -> Int { min(settings.rounds, item.roundsAtMost ?? .max) }
 
-    private func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
+    /// One round of one row.
+    func measure(_ item: Case, _ row: Row, seconds: Double) throws -> Measurement {
         switch row.body {
         case .work:
             try measureWork(item, row, seconds: seconds)
         case .server(_, let isPinned, _):
             try measureServer(item, row, isPinned: isPinned, traffic: item.traffic!, seconds: seconds)
+        case .program(let program):
+            try measureServer(
+                item, row, isPinned: true, program: try PeerPrograms().path(program), traffic: item.traffic!,
+                seconds: seconds)
         }
     }
 
@@ -83,7 +89,7 @@ struct Runner {
     }
 
     private func measureServer(
-        _ item: Case, _ row: Row, isPinned: Bool, traffic: Traffic, seconds: Double
+        _ item: Case, _ row: Row, isPinned: Bool, program: String? = nil, traffic: Traffic, seconds: Double
     ) throws -> Measurement {
         let processors = Machine.allowedProcessors
         let pinned = isPinned && processors.count >= 2
@@ -91,17 +97,23 @@ struct Runner {
         let bufferBytes = min(max(512, 4 * traffic.bytes, traffic.bytes * traffic.depth), 65536)
 
         let server = try ChildProcess(
-            [
-                "_server", "--case", item.id, "--kind", row.id, "--connections", "\(traffic.connections + 8)",
-                "--buffer-bytes", "\(bufferBytes)",
-            ] + (pinned ? ["--processor", "\(processors.first!)"] : []))
+            (program == nil ? ["_server", "--case", item.id, "--kind", row.id] : [])
+                + ["--connections", "\(traffic.connections + traffic.idle + 8)", "--buffer-bytes", "\(bufferBytes)"]
+                + (pinned ? ["--processor", "\(processors.first!)"] : []),
+            program: program)
         let port = try server.receive(ServerPort.self, within: 10).port
 
         let load = try ChildProcess(
             [
                 "_load", "--port", "\(port)", "--connections", "\(traffic.connections)", "--bytes", "\(traffic.bytes)",
                 "--depth", "\(traffic.depth)", "--seconds", "\(seconds)", "--warm-up", "\(settings.warmUp)",
+                "--idle", "\(traffic.idle)",
             ] + (pinned ? ["--processor", "\(processors.last!)"] : []))
+        var idle: [String: UInt64] = [:]
+        if traffic.idle > 0 {
+            idle = try waitForIdle(traffic.idle, at: server, from: load)
+            try load.send("go")
+        }
         _ = try load.receive(LoadStarted.self, within: settings.warmUp + 30)
         try server.send("mark")
         let before = try server.receive(ServerSnapshot.self, within: 5)
@@ -119,6 +131,9 @@ struct Runner {
         func scaled(_ key: KeyPath<ServerSnapshot, UInt64>) -> UInt64 {
             UInt64((Double(after[keyPath: key] - before[keyPath: key]) * scale).rounded())
         }
+        let allocations = after.allocations.flatMap { after in
+            before.allocations.map { UInt64((Double(after - $0) * scale).rounded()) }
+        }
         return Measurement(
             operations: result.messages,
             seconds: result.seconds,
@@ -126,10 +141,37 @@ struct Runner {
             voluntarySwitches: scaled(\.voluntarySwitches),
             involuntarySwitches: scaled(\.involuntarySwitches),
             systemCalls: after.systemCalls == 0 ? nil : scaled(\.systemCalls),
+            allocations: allocations,
             latency: result.latency,
             loadNanoseconds: result.cpuNanoseconds,
-            counts: after.counts.isEmpty
-                ? nil : after.counts.merging(before.counts) { $0 > $1 ? $0 - $1 : 0 }
+            counts: after.counts.isEmpty && idle.isEmpty
+                ? nil : after.counts.merging(before.counts) { $0 > $1 ? $0 - $1 : 0 }.merging(idle) { $1 }
         )
+    }
+
+    /// Waits until the server has accepted the idle connections, and returns what they added to its memory.
+    private func waitForIdle(_ count: Int, at server: ChildProcess, from load: ChildProcess) throws -> [String: UInt64]
+    {
+        // It has come to its first wait: what it needs whatever connects is there.
+        bench_sleep(50_000_000)
+        let before = try server.memory
+        let kernelBefore = try check(bench_kernel_memory(), "looking at the kernel's memory")
+        try load.send("go")
+        _ = try load.receive(LoadIdle.self, within: 60)
+        let deadline = bench_now() + 30_000_000_000
+        while true {
+            try server.send("mark")
+            guard try server.receive(ServerSnapshot.self, within: 5).accepts < count else { break }
+            guard bench_now() < deadline else { throw Failure("the server did not accept \(count) idle connections") }
+            bench_sleep(5_000_000)
+        }
+        // The last ones' receives are under way.
+        bench_sleep(50_000_000)
+        let counts: [Measurement.Count: Int64] = [
+            .idleConnections: Int64(count),
+            .memoryBytes: try server.memory - before,
+            .kernelBytes: try check(bench_kernel_memory(), "looking at the kernel's memory") - kernelBefore,
+        ]
+        return Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, UInt64(max(0, $1))) })
     }
 }

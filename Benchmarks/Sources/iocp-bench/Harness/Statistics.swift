@@ -21,6 +21,7 @@ struct Summary: Codable, Sendable {
     var cpuPerOperation: Spread
     var switchesPerOperation: Spread
     var callsPerOperation: Spread?
+    var allocationsPerOperation: Spread?
     /// Medians of each round's percentile, nanoseconds.
     var p50: Spread?
     var p99: Spread?
@@ -43,6 +44,7 @@ struct Summary: Codable, Sendable {
         cpuPerOperation = cpu
         switchesPerOperation = switches
         callsPerOperation = Spread(done.compactMap(\.callsPerOperation))
+        allocationsPerOperation = Spread(done.compactMap(\.allocationsPerOperation))
         p50 = Spread(done.compactMap(\.latency).map { Double($0.p50) })
         p99 = Spread(done.compactMap(\.latency).map { Double($0.p99) })
         p999 = Spread(done.compactMap(\.latency).map { Double($0.p999) })

@@ -7,7 +7,7 @@ struct Table {
     }
 
     private static let columns = [
-        "", "rate/s", "p50", "p99", "p99.9", "CPU/op", "switch/op", "calls/op", "rate × ref", "CPU × ref",
+        "", "rate/s", "p50", "p99", "p99.9", "CPU/op", "switch/op", "calls/op", "heap/op", "rate × ref", "CPU × ref",
     ]
 
     var text: String {
@@ -37,6 +37,9 @@ struct Table {
         for row in results.suites.flatMap(\.cases).flatMap({ item in item.rows.map { (item, $0) } }) {
             lines += row.1.errors.map { "FAILED: \(row.0.id), \(row.1.id): \($0)" }
         }
+        lines += results.peers.compactMap { peer in
+            peer.missing.map { "MISSING: \(peer.title) (rows: \(peer.peer.rawValue)…). To have it: \($0)" }
+        }
         return lines.joined(separator: "\n")
     }
 
@@ -55,6 +58,7 @@ struct Table {
             duration(summary.cpuPerOperation.median),
             count(summary.switchesPerOperation.median),
             count(summary.callsPerOperation?.median),
+            count(summary.allocationsPerOperation?.median),
             isReference ? "1" : ratio(summary.rateRatio),
             isReference ? "1" : ratio(summary.cpuRatio),
         ]
@@ -63,8 +67,12 @@ struct Table {
     // MARK: Figures
 
     /// Three or four digits and a unit.
-    static func rate(_ value: Double) -> String {
+    ///
+    /// - Parameter isRound: it is a mark on an axis, and has no digits to spare.
+    static func rate(_ value: Double, isRound: Bool = false) -> String {
         switch value {
+        case 1e6... where isRound: shortest(value / 1e6) + " M"
+        case 1e3... where isRound: shortest(value / 1e3) + " k"
         case 1e6...: fixed(value / 1e6, 2) + " M"
         case 1e5...: fixed(value / 1e3, 0) + " k"
         case 1e4...: fixed(value / 1e3, 1) + " k"
@@ -72,8 +80,12 @@ struct Table {
         }
     }
 
-    static func duration(_ nanoseconds: Double?) -> String {
+    static func duration(_ nanoseconds: Double?, isRound: Bool = false) -> String {
         switch nanoseconds {
+        case let value? where isRound && value >= 1e9: shortest(value / 1e9) + " s"
+        case let value? where isRound && value >= 1e6: shortest(value / 1e6) + " ms"
+        case let value? where isRound && value >= 1e3: shortest(value / 1e3) + " µs"
+        case let value? where isRound: shortest(value) + " ns"
         case nil: "–"
         case let value? where value >= 1e6: fixed(value / 1e6, 2) + " ms"
         case let value? where value >= 1e4: fixed(value / 1e3, 1) + " µs"
@@ -84,7 +96,12 @@ struct Table {
     }
 
     static func count(_ value: Double?) -> String {
-        value.map { fixed($0, $0 < 10 ? 3 : 0) } ?? "–"
+        switch value {
+        case nil: "–"
+        case 0?: "0"
+        case let value? where value < 0.0005: "< 0.001"
+        case let value?: fixed(value, value < 10 ? 3 : 0)
+        }
     }
 
     static func ratio(_ spread: Spread?) -> String {
@@ -102,6 +119,15 @@ struct Table {
         let fraction = "\(scaled % Int64(scale))"
         let sign = value < 0 && scaled > 0 ? "-" : ""
         return digits == 0 ? sign + whole : sign + whole + "." + pad(fraction, before: digits, with: "0")
+    }
+
+    /// With as few digits after the point as it needs, two at most.
+    static func shortest(_ value: Double) -> String {
+        var text = fixed(value, 2)
+        while text.hasSuffix("0") {
+            text.removeLast()
+        }
+        return text.hasSuffix(".") ? String(text.dropLast()) : text
     }
 
     static func pad(_ text: String, before width: Int, with filler: Character = " ") -> String {

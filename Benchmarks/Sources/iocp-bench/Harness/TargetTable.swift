@@ -37,14 +37,12 @@ struct TargetTable {
         let events = row.rounds.compactMap { $0?.latency?.count ?? $0?.operations }.reduce(0, +)
         return row.targets.enumerated().map { index, target in
             let figure = target.figure
-            let bound =
-                target.atMost.map { "≤ " + figure.text($0) } ?? target.atLeast.map { "≥ " + figure.text($0) } ?? ""
             return [
                 index == 0 ? "  \(row.title)" : "",
-                figure.title,
+                target.title,
                 target.measured.map(figure.text) ?? "–",
                 target.rounds.map { "\(figure.text($0.min))–\(figure.text($0.max))" } ?? "",
-                bound,
+                target.bound,
                 target.reached.map { $0 ? "reached" : "MISSED" } ?? "",
                 index == 0 ? "\(events)" : "",
             ]

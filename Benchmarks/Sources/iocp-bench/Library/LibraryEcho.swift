@@ -22,6 +22,10 @@ final class LibraryEcho: Sendable {
         var work: ClosedRange<UInt64>?
         /// So many connections are accepted by one thread before the others begin.
         var acceptedByOne = 0
+        /// Packets are dequeued one by one.
+        var isSingle = false
+        /// How receives and sends are started.
+        var start = Start.deferred
         /// Whether the handlers that run at once are counted, and held against the limit.
         var watchesLimit = false
     }
@@ -59,11 +63,14 @@ final class LibraryEcho: Sendable {
         let monitor = unsafe try check(bench_thread_find("iocp-monitor"), "finding the library's own thread")
         context.alsoCount {
             var counts = [Measurement.Count.monitorNanoseconds: UInt64(max(0, bench_thread_time(monitor)))]
+            counts[.kernelEntries] = (try? server.port.statistics.kernelEntries).map(UInt64.init)
             if options.watchesLimit {
                 counts[.overLimit] = server.overLimit.load(ordering: .relaxed)
                 counts[.handOvers] = (try? server.port.statistics.handOvers).map(UInt64.init)
             }
-            return Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, $1) })
+            var named = Dictionary(uniqueKeysWithValues: counts.map { ($0.rawValue, $1) })
+            named[EchoServerContext.systemCalls] = (try? LibraryCalls.total([server.port])).map(UInt64.init)
+            return named
         }
         bench_burn(0)
         let gate = StartBarrier(threads: options.acceptedByOne > 0 ? context.counters.count : 1)
@@ -105,6 +112,10 @@ final class LibraryEcho: Sendable {
     }
 
     private func work(_ counters: Counters, untilAccepted accepted: UInt64 = .max) throws {
+        if options.isSingle {
+            while let packet = try port.dequeue(), try handle(packet, counters) {}
+            return
+        }
         var batch = PacketBatch(capacity: 64)
         while counters.values.accepts < accepted {
             let count = try port.dequeue(into: &batch)
@@ -117,25 +128,31 @@ final class LibraryEcho: Sendable {
                 }
             }
             for index in 0..<count {
-                let packet = batch[index]
-                switch packet.key {
-                case Key.connection:
-                    // Only connections are associated with this key.
-                    let connection = unsafe unsafeDowncast(packet.operation!, to: Connection.self)
-                    try echo(connection, packet, counters)
-                case Key.listener:
-                    if let socket = packet.acceptedSocket {
-                        counters.accepted()
-                        try port.associate(socket, key: Key.connection)
-                        let connection = Connection(socket, bufferBytes: context.bufferBytes)
-                        try socket.receive(connection)
-                    }
-                default:
-                    try port.post(key: Key.stop)
-                    return
-                }
+                guard try handle(batch[index], counters) else { return }
             }
         }
+    }
+
+    /// - Returns: false when the worker has to end.
+    @inline(__always)
+    private func handle(_ packet: Packet, _ counters: Counters) throws -> Bool {
+        switch packet.key {
+        case Key.connection:
+            // Only connections are associated with this key.
+            let connection = unsafe unsafeDowncast(packet.operation!, to: Connection.self)
+            try echo(connection, packet, counters)
+        case Key.listener:
+            if let socket = packet.acceptedSocket {
+                counters.accepted()
+                try port.associate(socket, key: Key.connection)
+                let connection = Connection(socket, bufferBytes: context.bufferBytes)
+                try socket.receive(connection, start: options.start)
+            }
+        default:
+            try port.post(key: Key.stop)
+            return false
+        }
+        return true
     }
 
     @inline(__always)
@@ -147,14 +164,14 @@ final class LibraryEcho: Sendable {
         }
         if connection.isSending {
             connection.isSending = false
-            try connection.socket.receive(connection)
+            try connection.socket.receive(connection, start: options.start)
         } else {
             counters.received(packet.bytes)
             if let work = options.work {
                 bench_burn(work.lowerBound + connection.draw(below: work.upperBound - work.lowerBound + 1))
             }
             connection.isSending = true
-            try connection.socket.send(connection, count: packet.bytes)
+            try connection.socket.send(connection, count: packet.bytes, start: options.start)
         }
     }
 }

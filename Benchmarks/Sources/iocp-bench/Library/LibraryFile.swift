@@ -1,5 +1,6 @@
 import CBaselines
 import IOCP
+import Synchronization
 import SystemPackage
 
 /// The file rows through a port with one thread.
@@ -11,8 +12,8 @@ enum LibraryFile {
     }
 
     /// Keeps `depth` random reads in flight.
-    static func read(_ settings: WorkSettings, depth: Int) throws -> Measurement {
-        let file = try File(FilePath(settings.file))
+    static func read(_ settings: WorkSettings, depth: Int, isDirect: Bool = false) throws -> Measurement {
+        let file = try File(FilePath(settings.file), options: isDirect ? [.direct] : [])
         let port = try CompletionPort(associating: file, key: 0, concurrencyLimit: 1)
         let samples = try Samples()
         let blockBytes = Int(BENCH_BLOCK_BYTES)
@@ -26,6 +27,7 @@ enum LibraryFile {
         var inFlight = depth
         var outcome = bench_outcome()
 
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         var now = outcome.nanoseconds
         let deadline = now + settings.nanoseconds
@@ -56,9 +58,85 @@ enum LibraryFile {
             }
             operations += UInt64(count)
         }
-        unsafe bench_outcome_end(&outcome, operations, -1)
+        try unsafe bench_outcome_end(&outcome, operations, calls.made())
         return Measurement(outcome, latency: samples.latency)
     }
+
+    /// The same by several threads on one port, of which all may run: each starts `depth` reads, then goes on with
+    /// whatever reads it dequeues.
+    static func readByMany(_ settings: WorkSettings, depth: Int, workers: Int) throws -> Measurement {
+        let file = try File(FilePath(settings.file))
+        let port = try CompletionPort(associating: file, key: readKey, concurrencyLimit: workers)
+        let blockBytes = Int(BENCH_BLOCK_BYTES)
+        let blocks = settings.fileBytes / UInt64(blockBytes)
+        let barrier = StartBarrier(threads: workers + 1)
+        let total = Mutex((operations: UInt64(0), failure: String?.none))
+        let deadline = Atomic<UInt64>(0)
+        let left = Atomic<Int>(depth * workers)
+        let threads = try (0..<workers).map { worker in
+            try WaitableThread {
+                var operations: UInt64 = 0
+                do {
+                    var state: UInt64 = 0x2545_F491 + UInt64(worker)
+                    var batch = PacketBatch(capacity: depth)
+                    let reads = (0..<depth).map { _ in
+                        BlockRead(buffer: IOBuffer(capacity: blockBytes, alignment: blockBytes))
+                    }
+                    func start(_ read: BlockRead) throws {
+                        read.block = unsafe bench_next_block(&state, blocks)
+                        try file.read(read, at: .at(Int64(read.block) * Int64(blockBytes)))
+                    }
+                    barrier.wait()
+                    let deadline = deadline.load(ordering: .relaxed)
+                    for read in reads {
+                        try start(read)
+                    }
+                    while true {
+                        let count = try port.dequeue(into: &batch)
+                        let now = bench_now()
+                        for index in 0..<count {
+                            let packet = batch[index]
+                            guard packet.key == readKey else {
+                                // The end, for each worker that sees it.
+                                try port.post(key: endKey)
+                                total.withLock { [operations] in $0.operations += operations }
+                                return
+                            }
+                            let read = unsafe unsafeDowncast(packet.operation!, to: BlockRead.self)
+                            guard packet.isSuccess, packet.bytes == blockBytes,
+                                unsafe read.buffer!.baseAddress.load(as: UInt64.self) == read.block
+                            else { throw Failure("block \(read.block) was not read: \(packet.status)") }
+                            operations += 1
+                            if now < deadline {
+                                try start(read)
+                            } else if left.subtract(1, ordering: .sequentiallyConsistent).newValue == 0 {
+                                try port.post(key: endKey)
+                            }
+                        }
+                    }
+                } catch {
+                    total.withLock { $0.failure = "\(error)" }
+                    try? port.post(key: endKey)
+                }
+            }
+        }
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        deadline.store(outcome.nanoseconds + settings.nanoseconds, ordering: .relaxed)
+        barrier.wait()
+        for thread in threads {
+            thread.join()
+        }
+        let result = total.withLock { $0 }
+        unsafe bench_outcome_end(&outcome, result.operations, -1)
+        if let failure = result.failure {
+            throw Failure(failure)
+        }
+        return Measurement(outcome)
+    }
+
+    private static let readKey: UInt = 0
+    private static let endKey: UInt = 1
 
     private final class Chunk: Operation, @unchecked Sendable {
         // Unchecked: one thread starts and dequeues.
@@ -86,6 +164,7 @@ enum LibraryFile {
         var inFlight = 0
         var outcome = bench_outcome()
 
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         func readNext(_ chunk: Chunk) throws {
             guard next < length else { return }
@@ -124,7 +203,7 @@ enum LibraryFile {
                 }
             }
         }
-        unsafe bench_outcome_end(&outcome, UInt64(length), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(length), calls.made())
         return Measurement(outcome, scale: 1 << 20)
     }
 }

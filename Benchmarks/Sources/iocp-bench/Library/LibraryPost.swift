@@ -9,6 +9,7 @@ enum LibraryPost {
         let port = try CompletionPort(concurrencyLimit: 1)
         var operations: UInt = 0
         var outcome = bench_outcome()
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
@@ -21,7 +22,7 @@ enum LibraryPost {
                 operations += 1
             }
         } while bench_now() < deadline
-        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made())
         return Measurement(outcome)
     }
 
@@ -31,6 +32,7 @@ enum LibraryPost {
         var batch = PacketBatch(capacity: size)
         var operations: UInt = 0
         var outcome = bench_outcome()
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
@@ -44,7 +46,7 @@ enum LibraryPost {
                 operations += UInt(size)
             }
         } while bench_now() < deadline
-        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made())
         return Measurement(outcome)
     }
 
@@ -66,6 +68,7 @@ enum LibraryPost {
         }
         var operations: UInt = 0
         var outcome = bench_outcome()
+        let calls = try LibraryCalls(ports[0], ports[1])
         unsafe bench_outcome_begin(&outcome)
         var started = outcome.nanoseconds
         let deadline = started + settings.nanoseconds
@@ -79,24 +82,31 @@ enum LibraryPost {
             samples.record(now - started)
             started = now
         }
-        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made())
         try ports[1].post(key: stop)
         other.join()
         return Measurement(outcome, latency: samples.latency)
     }
 
     /// Producers post as fast as they can, consumers dequeue one at a time, on one port.
-    static func many(_ settings: WorkSettings, producers: Int, consumers: Int, packets: Int) throws -> Measurement {
+    ///
+    /// - Parameter limit: how many consumers may run at a time.
+    static func many(
+        _ settings: WorkSettings, producers: Int, consumers: Int, limit: Int, packets: Int
+    ) throws -> Measurement {
         var operations = 0
+        var entries = 0
         var outcome = bench_outcome()
+        let calls = try LibraryCalls()
         unsafe bench_outcome_begin(&outcome)
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
             // As in C, each repetition has fresh threads and a fresh queue.
-            try repetition(producers: producers, consumers: consumers, packets: packets)
+            entries += try repetition(
+                producers: producers, consumers: consumers, limit: limit, packets: packets)
             operations += producers * packets
         } while bench_now() < deadline
-        unsafe bench_outcome_end(&outcome, UInt64(operations), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made(entriesOfOthers: entries))
         return Measurement(outcome)
     }
 
@@ -122,10 +132,11 @@ enum LibraryPost {
         bench_sleep(20_000_000)
         let before = handled.load(ordering: .relaxed)
         var outcome = bench_outcome()
+        let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
         bench_sleep(settings.nanoseconds)
         let operations = handled.load(ordering: .relaxed) - before
-        unsafe bench_outcome_end(&outcome, operations, -1)
+        try unsafe bench_outcome_end(&outcome, operations, calls.made())
         guard try port.statistics.handOvers == 0 else { throw Failure("a thread was taken to be blocked") }
         try threads.end()
         return Measurement(outcome)
@@ -136,8 +147,9 @@ enum LibraryPost {
         var sum: UInt = 0
     }
 
-    private static func repetition(producers: Int, consumers: Int, packets: Int) throws {
-        let port = try CompletionPort(concurrencyLimit: consumers)
+    /// Returns how often the kernel was entered for the port's rings.
+    private static func repetition(producers: Int, consumers: Int, limit: Int, packets: Int) throws -> Int {
+        let port = try CompletionPort(concurrencyLimit: limit)
         let barrier = StartBarrier(threads: producers + consumers)
         let taken = Mutex(Tally())
         let consuming = try (0..<consumers).map { _ in
@@ -176,5 +188,6 @@ enum LibraryPost {
         guard total.count == producers * packets, total.sum == expected else {
             throw Failure("\(producers * packets) packets were posted, \(total.count) came out")
         }
+        return try port.statistics.kernelEntries
     }
 }

@@ -1,29 +1,39 @@
 import CBaselines
+import Synchronization
 
 extension Suite {
     /// Reads and copies of a real file, from the page cache.
     static let file = Suite(
         name: "file",
-        summary: "random 4 KiB reads of a cached file at depth 1 and 32; a checksummed copy of it",
-        seconds: 0.4,
-        cases: [1, 32].map(reads) + [copy]
+        summary: "random 4 KiB reads of a file at depth 1 and 32, cached and O_DIRECT; a checksummed copy of it",
+        seconds: 0.3,
+        cases: [1, 32].map { reads(depth: $0, isDirect: false) } + [1, 32].map { reads(depth: $0, isDirect: true) } + [
+            copy
+        ]
     )
 
-    private static func reads(depth: Int) -> Case {
+    private static func reads(depth: Int, isDirect: Bool) -> Case {
         Case(
-            id: "file/read-d\(depth)",
-            title: "random 4 KiB reads, page cache, depth \(depth)",
+            id: "file/\(isDirect ? "direct" : "read")-d\(depth)",
+            title: "random 4 KiB reads, \(isDirect ? "O_DIRECT" : "page cache"), depth \(depth)",
             operations: "reads",
+            series: Case.Series(
+                name: "random reads, page cache", variable: "reads in flight", value: Double(depth)),
             rows: [
                 Row(
                     id: "iocp", title: "this library", role: .subject,
-                    body: .work { try LibraryFile.read($0, depth: depth) }),
+                    targets: depth == 32 && !isDirect
+                        ? [.of(.rateRatio, atLeast: 0.95), .of(.rateRatio, to: "fio", atLeast: 1)] : [],
+                    body: .work { try LibraryFile.read($0, depth: depth, isDirect: isDirect) }),
                 Row(
                     id: "raw-uring", title: "raw liburing (C)", role: .reference,
-                    body: .work { try unsafe read($0, depth: depth, bench_reads_uring) }),
+                    body: .work { try unsafe read($0, depth: depth, isDirect: isDirect, bench_reads_uring) }),
                 Row(
                     id: "pread", title: depth == 1 ? "pread (C)" : "pread, one by one (C)", role: .baseline,
-                    body: .work { try unsafe read($0, depth: depth, bench_reads_pread) }),
+                    body: .work { try unsafe read($0, depth: depth, isDirect: isDirect, bench_reads_pread) }),
+                Row(
+                    id: "fio", title: "fio, io_uring", role: .baseline, peer: .fio,
+                    body: .work { try FioReads.run($0, depth: depth, isDirect: isDirect) }),
             ]
         )
     }
@@ -57,6 +67,7 @@ extension Suite {
     private static func read(
         _ settings: WorkSettings,
         depth: Int,
+        isDirect: Bool,
         _ body: (
             UnsafePointer<bench_reads_config>, UnsafeMutablePointer<bench_outcome>, UnsafeMutablePointer<bench_samples>
         ) -> Int32
@@ -66,7 +77,7 @@ extension Suite {
         try unsafe settings.file.withCString { path in
             var config = unsafe bench_reads_config(
                 path: path, blocks: settings.fileBytes / UInt64(BENCH_BLOCK_BYTES), depth: UInt32(depth),
-                direct: false, nanoseconds: settings.nanoseconds, seed: 0x2545_F491)
+                direct: isDirect, nanoseconds: settings.nanoseconds, seed: 0x2545_F491)
             try unsafe check(body(&config, &outcome, samples.storage), "reading \(settings.file)")
         }
         return Measurement(outcome, latency: samples.latency)
@@ -102,5 +113,41 @@ extension Suite {
             return [sum, bytes]
         }
         guard sums[0] == sums[1] else { throw Failure("the copy differs from the file") }
+    }
+}
+
+/// The reads by several threads in C.
+enum FileRows {
+    /// Each has a ring of its own.
+    static func readByMany(_ settings: WorkSettings, depth: Int, workers: Int) throws -> Measurement {
+        let operations = Mutex<UInt64>(0)
+        let failure = Mutex<Int32>(0)
+        var outcome = bench_outcome()
+        unsafe bench_outcome_begin(&outcome)
+        let threads = try (0..<workers).map { worker in
+            try WaitableThread {
+                var own = bench_outcome()
+                // Latencies are not kept: they would be taken only here.
+                var samples = unsafe bench_samples()
+                var value: UInt32 = 0
+                let result = unsafe settings.file.withCString { path in
+                    unsafe withUnsafeMutablePointer(to: &value) { value in
+                        unsafe samples.values = value
+                        var config = unsafe bench_reads_config(
+                            path: path, blocks: settings.fileBytes / UInt64(BENCH_BLOCK_BYTES), depth: UInt32(depth),
+                            direct: false, nanoseconds: settings.nanoseconds, seed: 0x2545_F491 + UInt64(worker))
+                        return unsafe bench_reads_uring(&config, &own, &samples)
+                    }
+                }
+                operations.withLock { $0 += own.operations }
+                failure.withLock { $0 = min($0, result) }
+            }
+        }
+        for thread in threads {
+            thread.join()
+        }
+        unsafe bench_outcome_end(&outcome, operations.withLock { $0 }, -1)
+        try check(failure.withLock { $0 }, "reading \(settings.file)")
+        return Measurement(outcome)
     }
 }

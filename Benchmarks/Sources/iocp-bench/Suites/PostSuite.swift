@@ -4,9 +4,9 @@ extension Suite {
     /// Packets from thread to thread.
     static let post = Suite(
         name: "post",
-        summary: "post and dequeue: one thread, two in turns, four producers and two consumers, batches of 64",
+        summary: "post and dequeue: one thread, two in turns, four producers and two to 16 consumers, batches of 64",
         seconds: 0.25,
-        cases: [pair, batch, pingPong, many]
+        cases: [pair, batch, pingPong, many, waiting]
     )
 
     private static let pair = Case(
@@ -16,6 +16,7 @@ extension Suite {
         rows: [
             Row(
                 id: "iocp", title: "this library", role: .subject,
+                targets: [.of(.cpuRatio, atMost: 1), .of(.timePerOperation, atMost: 25)],
                 body: .work { try LibraryPost.pair($0) }),
             Row(
                 id: "mutex", title: "mutex and ring buffer (C)", role: .reference,
@@ -33,6 +34,7 @@ extension Suite {
         rows: [
             Row(
                 id: "iocp", title: "this library", role: .subject,
+                targets: [.of(.timePerOperation, atMost: 25)],
                 body: .work { try LibraryPost.batch($0, size: batchSize) }),
             Row(
                 id: "mutex", title: "mutex and ring buffer (C)", role: .reference,
@@ -70,13 +72,37 @@ extension Suite {
         rows: [
             Row(
                 id: "iocp", title: "this library", role: .subject,
+                targets: [.of(.rateRatio, atLeast: 1.5)],
                 body: .work {
-                    try LibraryPost.many($0, producers: producers, consumers: consumers, packets: packetsOfEach)
+                    try LibraryPost.many(
+                        $0, producers: producers, consumers: consumers, limit: consumers, packets: packetsOfEach)
                 }),
             Row(
                 id: "condition", title: "mutex and condition variable (C)", role: .reference,
                 body: .work { try unsafe run($0, bench_post_queue_many) }),
         ]
+    )
+
+    /// More threads that wait than may run.
+    private static let waiting = Case(
+        id: "post/p4-waiting",
+        title: "four producers, and threads that wait: two of them may run",
+        operations: "packets",
+        rows: [2, 4, 8, 16].map { threads in
+            Row(
+                id: "iocp-\(threads)", title: "this library, \(threads) threads",
+                role: threads == 2 ? .reference : .subject,
+                targets: threads == 2 ? [] : [.of(.rateRatio, atLeast: 1)],
+                body: .work {
+                    try LibraryPost.many(
+                        $0, producers: producers, consumers: threads, limit: consumers, packets: packetsOfEach)
+                })
+        }
+            + [2, 16].map { threads in
+                Row(
+                    id: "condition-\(threads)", title: "mutex and condition (C), \(threads) threads", role: .baseline,
+                    body: .work { try unsafe run($0, consumers: threads, bench_post_queue_many) })
+            }
     )
 
     /// Producers, consumers and packets of each producer in the case with many threads.
@@ -85,7 +111,7 @@ extension Suite {
     static let packetsOfEach = 50_000
     static let batchSize = 64
 
-    private static func config(_ settings: WorkSettings) -> bench_post_config {
+    private static func config(_ settings: WorkSettings, consumers: Int = consumers) -> bench_post_config {
         bench_post_config(
             nanoseconds: settings.nanoseconds, producers: UInt32(producers), consumers: UInt32(consumers),
             packets: UInt64(packetsOfEach), batch: UInt32(batchSize), chains: 0, work_nanoseconds: 0)
@@ -93,9 +119,10 @@ extension Suite {
 
     private static func run(
         _ settings: WorkSettings,
+        consumers: Int = consumers,
         _ body: (UnsafePointer<bench_post_config>, UnsafeMutablePointer<bench_outcome>) -> Int32
     ) throws -> Measurement {
-        var config = config(settings)
+        var config = config(settings, consumers: consumers)
         var outcome = bench_outcome()
         try unsafe check(body(&config, &outcome), "passing packets")
         return Measurement(outcome)

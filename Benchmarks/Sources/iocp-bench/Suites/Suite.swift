@@ -8,7 +8,7 @@ struct Suite: Sendable {
     /// Whether it runs when the user names no suite.
     var runsUnasked = true
 
-    static let all: [Suite] = [echo, file, post, schedule, faces]
+    static let all: [Suite] = [echo, file, post, scale, schedule, faces]
 
     /// The cases of all suites.
     static var allCases: [Case] { all.flatMap(\.cases) }
@@ -27,7 +27,20 @@ struct Case: Sendable {
     var seconds: Double?
     /// Rounds, if not as many as of other cases.
     var roundsAtMost: Int?
+    /// Whether it runs when the user names neither it nor its suite.
+    var runsUnasked = true
+    /// The curve that the case is a point of; nil if it stands alone.
+    var series: Series?
     var rows: [Row]
+
+    /// A point of a curve over cases whose rows are the same: the report draws one for each row.
+    struct Series: Codable, Sendable {
+        /// What the curve is of, as in `64 B`: cases with the same name make a curve.
+        var name: String
+        /// What is varied, in the plural: `connections`.
+        var variable: String
+        var value: Double
+    }
 
     var reference: Row? { rows.first { $0.role == .reference } }
 }
@@ -37,6 +50,8 @@ struct Row: Sendable {
     var id: String
     var title: String
     var role: Role
+    /// Whose way it is; nil for those that are always there.
+    var peer: Peer?
     /// Figures to reach, or to be shown.
     var targets: [Target] = []
     var body: Body
@@ -57,6 +72,8 @@ struct Row: Sendable {
         /// Serves until told to stop, under the load generator. Pinned it has the first processor and the load has the
         /// last; else both may use all.
         case server(workers: Int, isPinned: Bool = false, @Sendable (EchoServerContext) throws -> Void)
+        /// The same by a program of its own: one of those that `Peers/` builds, by its path there. Always pinned.
+        case program(String)
     }
 }
 
@@ -81,4 +98,6 @@ struct Traffic: Sendable {
     var bytes: Int
     /// Messages under way on each connection.
     var depth: Int
+    /// Connections beside these that send nothing.
+    var idle = 0
 }
