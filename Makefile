@@ -15,7 +15,7 @@ FORMATTED = Package.swift Sources Tests Examples/Package.swift Examples/Sources 
 	Benchmarks/Peers/NIO/Package.swift Benchmarks/Peers/NIO/Sources
 
 .PHONY: run test test-library test-examples simulate model soak test-thread test-address release bench-quick test-bench guards \
-	guards-record lint format docs hosting setup clean
+	guards-record hosting lint format docs setup clean
 
 setup:
 	@.ci/setup
@@ -112,6 +112,7 @@ format:
 # Reference and articles of the libraries. A link that does not resolve fails it, like any other warning.
 # Parameters whose names say it all are left undocumented, so docc's validation of them is off.
 docs: setup
+	$(SWIFT) build --build-tests
 	$(SWIFT) package dump-symbol-graph --minimum-access-level public --skip-synthesized-members >/dev/null
 	@rm -rf $(DOCUMENTATION)
 	@for module in IOUring IOCP IOCPHosting; do \

@@ -25,6 +25,10 @@ public struct Capabilities: Sendable {
     public let multishotAccept: Bool
     /// Whether ``SubmissionEntry/nop(result:)`` works (Linux 6.10).
     public let nopResults: Bool
+    /// Whether a registered file is let go of as soon as it is taken out of the table and its own operations are over
+    /// (Linux 6.13). Older kernels keep it open until all operations on other registered files that began before are over,
+    /// too.
+    public let promptFileRelease: Bool
     private let operations: (UInt64, UInt64, UInt64, UInt64)
 
     /// Whether the kernel knows an operation (`IORING_REGISTER_PROBE`).
@@ -77,18 +81,54 @@ public struct Capabilities: Sendable {
         }
         let incremental = try? BufferRing(for: ring.submitter, group: 0, entries: 1, incremental: true)
         incrementalBufferRings = incremental != nil
+        promptFileRelease = Capabilities.tryFileRelease(&ring)
         multishotReceive = Capabilities.tryMultishotReceive(&ring)
         multishotAccept = Capabilities.tryMultishotAccept(&ring)
     }
 
-    private static func tryMultishotReceive(_ ring: inout Ring) -> Bool {
+    /// Two connected sockets, to be closed by the caller.
+    private static func makePair() -> (Int32, Int32)? {
         var pair: (Int32, Int32) = (-1, -1)
         let made = unsafe withUnsafeMutableBytes(of: &pair) { bytes in
             unsafe socketpair(
                 AF_UNIX, Int32(SOCK_STREAM.rawValue) | Int32(SOCK_CLOEXEC.rawValue), 0,
                 bytes.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
-        guard made == 0 else { return false }
+        return made == 0 ? pair : nil
+    }
+
+    /// Takes a file out of a table while an operation on another one waits, and looks whether it is closed.
+    private static func tryFileRelease(_ ring: inout Ring) -> Bool {
+        guard let waiting = makePair() else { return false }
+        defer {
+            close(waiting.0)
+            close(waiting.1)
+        }
+        guard let removed = makePair() else { return false }
+        defer { close(removed.1) }
+        var isRegistered = false
+        do throws(RingError) {
+            try ring.registerSparseFiles(count: 2)
+            try ring.updateFile(at: 0, with: waiting.0)
+            try ring.updateFile(at: 1, with: removed.0)
+            isRegistered = true
+        } catch {}
+        close(removed.0)
+        defer { try? ring.unregisterFiles() }
+        guard isRegistered else { return false }
+        var poll = SubmissionEntry.poll(0, events: UInt32(POLLIN), multishot: false)
+        poll.flags = .fixedFile
+        guard ring.complete(poll, timeout: 0) == nil else { return false }
+        var interest = pollfd(fd: removed.1, events: Int16(POLLIN), revents: 0)
+        let isEmptied = (try? ring.updateFile(at: 1, with: -1)) != nil
+        let isClosed = unsafe isEmptied && Glibc.poll(&interest, 1, 0) == 1
+        unsafe write(waiting.1, "x", 1)
+        _ = ring.next(timeout: 1)
+        return isClosed
+    }
+
+    private static func tryMultishotReceive(_ ring: inout Ring) -> Bool {
+        guard var pair = makePair() else { return false }
         defer {
             close(pair.0)
             close(pair.1)

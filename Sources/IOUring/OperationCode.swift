@@ -48,6 +48,8 @@ public struct OperationCode: RawRepresentable, Sendable, Hashable {
     @inlinable public static var openAt: OperationCode { OperationCode(rawValue: 18) }
     /// `IORING_OP_CLOSE`.
     @inlinable public static var close: OperationCode { OperationCode(rawValue: 19) }
+    /// `IORING_OP_FILES_UPDATE`.
+    @inlinable public static var updateFiles: OperationCode { OperationCode(rawValue: 20) }
     /// `IORING_OP_READ`.
     @inlinable public static var read: OperationCode { OperationCode(rawValue: 22) }
     /// `IORING_OP_WRITE`.
@@ -70,6 +72,8 @@ public struct OperationCode: RawRepresentable, Sendable, Hashable {
     @inlinable public static var sendMessageZeroCopy: OperationCode { OperationCode(rawValue: 48) }
     /// `IORING_OP_READ_MULTISHOT`, Linux 6.7.
     @inlinable public static var readMultishot: OperationCode { OperationCode(rawValue: 49) }
+    /// `IORING_OP_FUTEX_WAIT`, Linux 6.7.
+    @inlinable public static var futexWait: OperationCode { OperationCode(rawValue: 51) }
     /// `IORING_OP_FTRUNCATE`, Linux 6.9.
     @inlinable public static var truncate: OperationCode { OperationCode(rawValue: 55) }
     /// `IORING_OP_BIND`, Linux 6.11.

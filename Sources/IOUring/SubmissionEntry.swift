@@ -36,6 +36,21 @@ public struct SubmissionEntry: Sendable {
         set { raw.user_data = newValue }
     }
 
+    /// What the entry is about: a descriptor, or, with ``EntryFlags/fixedFile``, an index into the registered files.
+    @inlinable
+    public var fileDescriptor: Int32 {
+        get { raw.fd }
+        set { raw.fd = newValue }
+    }
+
+    /// The memory that the entry names, for operations that name one piece.
+    @inlinable
+    public var address: UInt64 { raw.addr }
+
+    /// The length in bytes of that memory.
+    @inlinable
+    public var length: UInt32 { raw.len }
+
     /// Modifiers every operation takes.
     @inlinable
     public var flags: EntryFlags {
@@ -164,6 +179,20 @@ public struct SubmissionEntry: Sendable {
         return entry
     }
 
+    /// Makes a read, a write or a zero-copy send name the registered buffer that its memory lies in.
+    ///
+    /// - Returns: false, and nothing is changed, for any other entry.
+    public mutating func useRegisteredBuffer(_ index: UInt16) -> Bool {
+        switch operation {
+        case .read: raw.opcode = OperationCode.readFixed.rawValue
+        case .write: raw.opcode = OperationCode.writeFixed.rawValue
+        case .sendZeroCopy: raw.ioprio |= TransferModifier.fixedBuffer
+        default: return false
+        }
+        raw.buf_index = index
+        return true
+    }
+
     /// Reads again and again, each time into a provided buffer, as data comes (`IORING_OP_READ_MULTISHOT`, Linux 6.7).
     /// For pipes, terminals and the like.
     ///
@@ -232,6 +261,32 @@ public struct SubmissionEntry: Sendable {
     public static func close(registeredFile index: UInt32) -> SubmissionEntry {
         var entry = SubmissionEntry(.close, 0)
         entry.fileIndex = index &+ 1
+        return entry
+    }
+
+    /// Replaces registered files (`IORING_OP_FILES_UPDATE`), before the entries that follow it are looked at.
+    ///
+    /// - Parameters:
+    ///   - index: of the first one to replace.
+    ///   - descriptors: -1 empties a place. Read when the entry is submitted.
+    @inlinable
+    public static func updateFiles(
+        at index: UInt32, with descriptors: UnsafePointer<Int32>, count: UInt32
+    ) -> SubmissionEntry {
+        unsafe SubmissionEntry(.updateFiles, -1, offset: UInt64(index), address: bits(descriptors), length: count)
+    }
+
+    /// Waits while a word of memory holds a value, until `FUTEX_WAKE_PRIVATE` wakes it (`IORING_OP_FUTEX_WAIT`,
+    /// Linux 6.7).
+    ///
+    /// Completes with zero when it was woken, at once with `-EAGAIN` when the word holds another value.
+    ///
+    /// - Parameter word: looked at when the entry is submitted, and afterwards only named.
+    @inlinable
+    public static func futexWait(_ word: UnsafePointer<UInt32>, while value: UInt32) -> SubmissionEntry {
+        // FUTEX2_SIZE_U32 | FUTEX2_PRIVATE; any of the 32 bits of a wake-up will do.
+        var entry = unsafe SubmissionEntry(.futexWait, 2 | 128, offset: UInt64(value), address: bits(word))
+        entry.raw.addr3 = UInt64(UInt32.max)
         return entry
     }
 

@@ -244,6 +244,7 @@ struct PoolTests {
             // Each block ends one thread, the first time.
             if deaths.withLock({ $0.insert(told.overlapped).inserted }) { pthread_exit(nil) }
         }
+        keptForEver.withLock { $0.append(runtime) }
         let feed = try Feed(host)
         for round in 1...5 {
             try feed.complete(20)
@@ -276,6 +277,7 @@ struct PoolTests {
                 pthread_exit(nil)
             }
         }
+        keptForEver.withLock { $0.append(runtime) }
         try host.bind(nil, near)
         let blocks = try (0..<10).map { _ in try Block(host) }
         for block in blocks { try near.receive(block.overlapped, into: block.buffer) }

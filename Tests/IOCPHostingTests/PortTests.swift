@@ -345,6 +345,9 @@ private func failUnexpectedly(_ code: Int32) throws {
     try demand(
         HResult(table.CreateIoCompletionPort(interface, &port)) == .clrNotAvailable && port == nil, "unusable, no port")
     try demand(table.Release(interface) == 0, "one reference")
+    // They hold each other.
+    control.manager.shutDown()
+    manager.shutDown()
 }
 
 /// A thread beside the test's own.

@@ -70,6 +70,10 @@ final class Protected<Value>: @unchecked Sendable {
     }
 }
 
+/// Objects that are never freed, which the leak checker is told by keeping them here: references that a thread held when
+/// the runtime ended it are lost with it.
+let keptForEver = Protected<[AnyObject]>([])
+
 /// What a runtime was told.
 struct Told: Sendable, Equatable {
     var error: UInt32

@@ -179,6 +179,35 @@ struct BlockingTests {
         }
     }
 
+    @Test(
+        "handlers that each wait for the handler of the next packet all end, one running at a time (d7, d9, d10)",
+        arguments: Blocker.allCases)
+    fileprivate func chain(_ blocker: Blocker) throws {
+        let count = 6
+        let links = (0..<count).map { _ in blocker.make() }
+        let port = try CompletionPort(concurrencyLimit: 1)
+        let workers = (0...count).map { _ in
+            SideThread {
+                var handled = 0
+                while let packet = try port.dequeue(timeout: patience), packet.key != UInt.max {
+                    let number = Int(packet.key)
+                    if number > 0 { links[number - 1].release() }
+                    if number < count { links[number].block() }
+                    handled += 1
+                }
+                return handled
+            }
+        }
+        try port.untilWaiting(workers.count)
+        for number in 0...count { try port.post(key: UInt(number)) }
+        // Each is blocked until the last has run.
+        try until("all have gone on") { port.core.snapshot.waiting == workers.count }
+        for _ in workers { try port.post(key: .max) }
+        var handled = 0
+        for worker in workers { handled += try worker.join() }
+        #expect(handled == count + 1)
+    }
+
     @Test("a computing holder is never taken for a blocked one (d6, d8)")
     func computingHolderKeepsItsPlace() throws {
         try withPort(limit: 1, threads: 2) { port, threads in

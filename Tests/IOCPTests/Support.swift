@@ -110,6 +110,7 @@ enum SystemCall: UInt32, Sendable {
     case clone3 = 435
     #if arch(x86_64)
     case clone = 56
+    case fence = 324
     case controlEpoll = 233
     case makeEventDescriptor = 290
     case makeEpoll = 291
@@ -118,6 +119,7 @@ enum SystemCall: UInt32, Sendable {
     case makeEpoll = 20
     case controlEpoll = 21
     case clone = 220
+    case fence = 283
     #endif
 }
 

@@ -127,14 +127,26 @@ struct Disturber {
         exhaustedUntil = nil
     }
 
-    /// A child that ends at once, with what it inherits. Not under the thread sanitizer: Swift's runtime then takes a lock
+    /// A child that ends at once, with what it inherits, or executes another program. Not under the thread sanitizer: Swift's runtime then takes a lock
     /// for each look at a global variable, which the child inherits locked by a thread that it has not.
     private func fork() {
         if sanitizer == "thread" { return }
-        // Swift does not let one say fork; the child does nothing but end.
+        // Swift does not let one say fork; the child does nothing that could need a lock.
         typealias Function = @convention(c) () -> pid_t
-        let child = unsafeBitCast(dlsym(nil, "fork"), to: Function.self)()
-        if child == 0 { _exit(0) }
+        let fork = unsafeBitCast(dlsym(nil, "fork"), to: Function.self)
+        let executes = worker.chance.happens(500)
+        let name = strdup("/bin/true")!
+        defer { free(name) }
+        let child = withUnsafeTemporaryAllocation(of: UnsafeMutablePointer<CChar>?.self, capacity: 2) { arguments in
+            arguments[0] = name
+            arguments[1] = nil
+            let child = fork()
+            if child == 0 {
+                if executes { execv(name, arguments.baseAddress!) }
+                _exit(executes ? 1 : 0)
+            }
+            return child
+        }
         guard child > 0 else { return }
         let end = now() + 30
         var status: Int32 = 0

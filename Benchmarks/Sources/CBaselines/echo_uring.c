@@ -16,6 +16,9 @@ enum { BUFFER_GROUP = 0, NO_BUFFER = 0xffff, SUBMISSION_ENTRIES = 2048, COMPLETI
 struct connection {
     uint16_t head, tail;  // received buffers that wait to be sent back, in order
     bool receiving, sending, broken;
+    bool crowded;    // the socket had no room for a silent send
+    bool silent;     // the send under way gives no completion, unless it fails or comes short
+    uint32_t round;  // in which that was started
 };
 
 struct server {
@@ -33,6 +36,10 @@ struct server {
     } *chunks;  // indexed by buffer id
     uint32_t *starved;
     uint32_t starved_count;
+    uint32_t *silent;  // connections with a silent send since the last enter; at most max_connections
+    uint32_t *settled;
+    uint32_t silent_count, round;
+    bool behind;  // one of them has more to send, which must not sleep behind it
     bool accepting;
 };
 
@@ -77,6 +84,18 @@ static void start_send(struct server *server, uint32_t index) {
     sqe->flags |= IOSQE_FIXED_FILE;
     io_uring_sqe_set_data64(sqe, pack(TAG_SEND, index));
     connection->sending = true;
+    // Tried at once or not at all, so that a send that was not heard of when its enter has returned is done. What the
+    // socket has no room for is sent in the ordinary way, with a completion.
+    connection->silent = server->chunks[id].offset == 0 && !connection->crowded
+                         && server->silent_count < server->config->max_connections;
+    if (connection->silent) {
+        sqe->msg_flags |= MSG_DONTWAIT;
+        sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+        connection->round = server->round;
+        server->silent[server->silent_count++] = index;
+        server->behind |= server->chunks[id].next != NO_BUFFER;
+    }
+    connection->crowded = false;
 }
 
 static void return_buffer(struct server *server, uint16_t id) {
@@ -138,6 +157,8 @@ static void received(struct server *server, const struct io_uring_cqe *cqe, uint
             connection->tail = id;
             if (!connection->sending)
                 start_send(server, index);
+            else if (connection->silent)
+                server->behind = true;
         }
     }
     if (more)
@@ -157,7 +178,10 @@ static void sent(struct server *server, const struct io_uring_cqe *cqe, uint32_t
     struct connection *connection = &server->connections[index];
     uint16_t id = connection->head;
     connection->sending = false;
-    if (cqe->res < 0) {
+    connection->silent = false;
+    if (cqe->res == -EAGAIN) {
+        connection->crowded = true;
+    } else if (cqe->res < 0) {
         connection->broken = true;
         if (connection->receiving) {
             // Ends the receive, whose last completion closes the connection.
@@ -173,7 +197,7 @@ static void sent(struct server *server, const struct io_uring_cqe *cqe, uint32_t
     } else {
         pop_buffer(server, connection);
     }
-    if (connection->head != NO_BUFFER && cqe->res >= 0)
+    if (connection->head != NO_BUFFER && (cqe->res >= 0 || connection->crowded))
         start_send(server, index);
     else if (connection->broken)
         close_when_idle(server, index);
@@ -205,6 +229,38 @@ static bool handle(struct server *server, const struct io_uring_cqe *cqe) {
     return false;
 }
 
+// After an enter: every silent send that it submitted is done, unless a completion in the queue tells of it.
+static void settle(struct server *server) {
+    struct io_uring_cqe *cqe;
+    unsigned head;
+    if (!server->silent_count || io_uring_sq_ready(&server->ring)
+        || IO_URING_READ_ONCE(*server->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW)
+        return;
+    io_uring_for_each_cqe(&server->ring, head, cqe) {
+        uint64_t data = io_uring_cqe_get_data64(cqe);
+        if (data >> 56 == TAG_SEND)
+            server->connections[(uint32_t)data].silent = false;
+    }
+    uint32_t *settling = server->silent, count = server->silent_count;
+    server->silent = server->settled;
+    server->settled = settling;
+    server->silent_count = 0;
+    server->behind = false;
+    uint32_t round = server->round++;
+    for (uint32_t i = 0; i < count; i++) {
+        uint32_t index = settling[i];
+        struct connection *connection = &server->connections[index];
+        if (!connection->silent || connection->round != round)
+            continue;
+        connection->silent = connection->sending = false;
+        pop_buffer(server, connection);
+        if (connection->broken)
+            close_when_idle(server, index);
+        else if (connection->head != NO_BUFFER)
+            start_send(server, index);
+    }
+}
+
 static int serve(struct server *server) {
     struct io_uring_sqe *sqe = entry(server);
     io_uring_prep_poll_add(sqe, server->config->stop, POLLIN);
@@ -213,9 +269,11 @@ static int serve(struct server *server) {
 
     for (bool stop = false; !stop;) {
         bench_count(&server->counters->system_calls, 1);
-        int result = io_uring_submit_and_wait(&server->ring, 1);
+        int result = server->behind ? io_uring_submit_and_get_events(&server->ring)
+                                    : io_uring_submit_and_wait(&server->ring, 1);
         if (result < 0 && result != -EINTR && result != -EBUSY && result != -EAGAIN)
             return result;
+        settle(server);
         struct io_uring_cqe *cqe;
         unsigned head, count = 0;
         io_uring_for_each_cqe(&server->ring, head, cqe) {
@@ -287,9 +345,11 @@ int bench_echo_uring(const struct bench_echo_config *config, struct bench_counte
     server.memory = aligned_alloc(4096, (memory_bytes + 4095) / 4096 * 4096);
     server.connections = calloc(config->max_connections, sizeof *server.connections);
     server.starved = calloc(config->max_connections, sizeof *server.starved);
+    server.silent = calloc(config->max_connections, sizeof *server.silent);
+    server.settled = calloc(config->max_connections, sizeof *server.settled);
     server.chunks = calloc(server.buffer_count, sizeof *server.chunks);
     int result = -ENOMEM;
-    if (server.memory && server.connections && server.starved && server.chunks) {
+    if (server.memory && server.connections && server.starved && server.chunks && server.silent && server.settled) {
         result = set_up_ring(&server);
         if (!result) {
             result = serve(&server);
@@ -301,6 +361,8 @@ int bench_echo_uring(const struct bench_echo_config *config, struct bench_counte
     free(server.memory);
     free(server.connections);
     free(server.starved);
+    free(server.silent);
+    free(server.settled);
     free(server.chunks);
     return result;
 }

@@ -10,15 +10,26 @@ final class ServerProcess {
     private let process = Process()
     private let output = Pipe()
     let port: UInt16
+    private var faultLog: String?
 
     struct Failure: Error {
         let text: String
     }
 
     /// Starts a server at a port of its choice, and waits until it listens.
-    init(_ name: String, _ arguments: [String] = []) throws {
-        process.executableURL = Self.directory.appendingPathComponent(name)
-        process.arguments = arguments
+    ///
+    /// - Parameter injection: what befalls the system calls of the server, which is the one built for release then.
+    init(_ name: String, _ arguments: [String] = [], under injection: Injection? = nil) throws {
+        if let injection {
+            process.executableURL = URL(fileURLWithPath: try #require(Tool.path("strace")))
+            let log = NSTemporaryDirectory() + "iocp-faults-\(UUID().uuidString)"
+            faultLog = log
+            process.arguments =
+                injection.arguments(log: log) + [Self.releaseDirectory.appendingPathComponent(name).path] + arguments
+        } else {
+            process.executableURL = Self.directory.appendingPathComponent(name)
+            process.arguments = arguments
+        }
         process.standardOutput = output
         try process.run()
         var text = ""
@@ -36,6 +47,16 @@ final class ServerProcess {
     deinit {
         if process.isRunning { kill(process.processIdentifier, SIGKILL) }
         process.waitUntilExit()
+        if let faultLog { try? FileManager.default.removeItem(atPath: faultLog) }
+    }
+
+    /// Whether faults have befallen it. It has ended; the tracer may still be writing.
+    func hasHadFaults() -> Bool {
+        for _ in 0..<1000 {
+            if let faultLog, Injection.count(in: faultLog) > 0 { return true }
+            usleep(5000)
+        }
+        return false
     }
 
     func signal(_ signal: Int32 = SIGTERM) { kill(process.processIdentifier, signal) }
@@ -73,6 +94,15 @@ final class ServerProcess {
     /// Where the tests were built, the executables were too.
     private static var directory: URL {
         URL(fileURLWithPath: "/proc/self/exe").resolvingSymlinksInPath().deletingLastPathComponent()
+    }
+
+    /// And beside them, those for release, if they were.
+    private static var releaseDirectory: URL {
+        directory.deletingLastPathComponent().appendingPathComponent("release")
+    }
+
+    static func isBuiltForRelease(_ name: String) -> Bool {
+        FileManager.default.isExecutableFile(atPath: releaseDirectory.appendingPathComponent(name).path)
     }
 }
 

@@ -69,6 +69,14 @@ public enum HandleKind: UInt8, Sendable {
     /// A request that names the descriptor may be queued where the kernel takes nothing.
     private var keepsNumber = false
 
+    /// The place in the tables of registered files of the port's rings; -1 if it has none. Written under `lock`.
+    let place = Atomic<Int32>(-1)
+    /// The rings that hold it there: a bit each, set under the lock of its slot.
+    let registeredIn = Atomic<UInt64>(0)
+
+    /// 0 not known, 1 no, 2 yes.
+    private let directness = Atomic<UInt8>(0)
+
     /// The file object's own event (e10).
     private let signal = EventWord(isSet: false)
 
@@ -81,6 +89,7 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     deinit {
+        leave(takeRegistration())
         if descriptor >= 0 { _ = iocp_close(descriptor) }
         port?.removeFile()
     }
@@ -98,15 +107,17 @@ public enum HandleKind: UInt8, Sendable {
     /// Binds the file object to a port, once for its life (a4).
     func associate(_ port: PortCore, key: UInt, ledger: Ledger? = nil) throws(PortError) {
         try port.addFile()
+        let place = port.fileTable?.take() ?? -1
         do throws(PortError) {
-            try bind(port, key, ledger)
+            try bind(port, key, ledger, place)
         } catch {
+            if place >= 0 { port.fileTable?.giveBack(place) }
             port.removeFile()
             throw error
         }
     }
 
-    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?) throws(PortError) {
+    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?, _ place: Int32) throws(PortError) {
         try refuseIfInherited()
         lock.lock()
         guard !closed else {
@@ -125,6 +136,7 @@ public enum HandleKind: UInt8, Sendable {
         self.port = port
         self.key = key
         self.ledger = ledger
+        self.place.store(place, ordering: .relaxed)
         if let ledger {
             // Those that are under way will have packets, too (a9).
             var next = unsafe pending
@@ -253,9 +265,61 @@ public enum HandleKind: UInt8, Sendable {
     @inline(never)
     private func noteDrained() {
         keepsItself = false
-        guard keepsNumber, descriptor >= 0 else { return }
-        Glibc.close(descriptor)
-        descriptor = -1
+        // Locks are held.
+        if keepsNumber { IOThread.current.graveyard.append(LateClose(self)) }
+    }
+
+    /// Closes the descriptor of an object whose number had to be kept.
+    private final class LateClose {
+        private let file: FileObject
+        init(_ file: FileObject) { self.file = file }
+        deinit { file.closeDescriptor() }
+    }
+
+    // MARK: Registered files and buffers
+
+    /// Whether it is a file that is read and written past the page cache: only there are registered buffers of use. Asked
+    /// once.
+    var isDirect: Bool {
+        if kind != .file { return false }
+        let known = directness.load(ordering: .relaxed)
+        if known != 0 { return known == 2 }
+        let flags = fcntl(descriptor, F_GETFL)
+        guard flags >= 0 else { return false }
+        let isDirect = flags & iocp_open_direct != 0
+        directness.store(isDirect ? 2 : 1, ordering: .relaxed)
+        return isDirect
+    }
+
+    /// Where rings of the port hold the file besides its descriptor.
+    struct Registration {
+        let place: Int32
+        let rings: UInt64
+    }
+
+    /// The file has no place any more; the rings are to let go of it (``leave(_:)``).
+    private func takeRegistration() -> Registration? {
+        let place = place.exchange(-1, ordering: .relaxed)
+        // In the child of a fork the rings are the parent's.
+        guard place >= 0, !birth.isInherited else { return nil }
+        return Registration(place: place, rings: registeredIn.exchange(0, ordering: .relaxed))
+    }
+
+    /// The rings let go of the file, so that closing the descriptor closes it. To be called where the descriptor's number
+    /// may be given back: no request names it, or the place, that the kernel has not taken. No lock is held.
+    private func leave(_ registration: Registration?) {
+        if let registration { port?.unregister(registration) }
+    }
+
+    /// The same, where locks are held.
+    private final class LateLeave {
+        private let file: FileObject
+        private let registration: Registration?
+        init(_ file: FileObject) {
+            self.file = file
+            registration = file.takeRegistration()
+        }
+        deinit { file.leave(registration) }
     }
 
     // MARK: Lanes
@@ -275,7 +339,7 @@ public enum HandleKind: UInt8, Sendable {
         switch operation {
         case .read, .readVectored, .zeroByteRead, .receive, .zeroByteReceive, .receiveMessage, .receiveContinuously:
             return .incoming
-        case .write, .writeVectored, .send, .sendMessage: return sendsInOrder ? .outgoing : .none
+        case .write, .writeVectored, .send, .sendMessage, .sendZeroCopy: return sendsInOrder ? .outgoing : .none
         case .transmitFile, .shutdown, .disconnect: return .outgoing
         default: return .none
         }
@@ -345,6 +409,24 @@ public enum HandleKind: UInt8, Sendable {
             unsafe candidate = waiting.pointee.nextQueued
         }
         return .notThere
+    }
+
+    /// A pending operation begins only now. Returns whether it is its turn; if not, whoever ends the one before pushes it.
+    func takeTurn(_ record: OperationRecord.Pointer) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        unsafe record.pointee.lane = lane(of: record.pointee.kind)
+        return unsafe record.pointee.lane == .none || enterLane(record)
+    }
+
+    /// An operation lets others have their turn before its end. Returns the one whose turn has come.
+    func leaveTurn(_ record: OperationRecord.Pointer) -> OperationRecord.Pointer? {
+        lock.lock()
+        defer { lock.unlock() }
+        guard unsafe record.pointee.lane != .none else { return nil }
+        let next = unsafe advanceLane(record)
+        unsafe record.pointee.lane = .none
+        return unsafe next
     }
 
     /// The operation whose turn comes when this one ends, if it had its turn. Under the lock.
@@ -460,6 +542,13 @@ public enum HandleKind: UInt8, Sendable {
     /// Gives the descriptor away: only while nothing is pending and one handle exists. In the child of a fork, nothing is
     /// pending, and the descriptor stays blocking, since it is the parent's as well.
     func surrenderDescriptor() throws(PortError) -> Int32 {
+        let given = try takeDescriptor()
+        leave(takeRegistration())
+        if restoresNonblocking && !birth.isInherited { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
+        return given
+    }
+
+    private func takeDescriptor() throws(PortError) -> Int32 {
         lock.lock()
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
@@ -473,7 +562,6 @@ public enum HandleKind: UInt8, Sendable {
         references = 0
         let given = descriptor
         descriptor = -1
-        if restoresNonblocking && !birth.isInherited { _ = fcntl(given, F_SETFL, fcntl(given, F_GETFL) | O_NONBLOCK) }
         return given
     }
 
@@ -504,7 +592,9 @@ public enum HandleKind: UInt8, Sendable {
         let given = descriptor
         descriptor = -1
         lock.unlock()
-        if given >= 0 { _ = iocp_close(given) }
+        guard given >= 0 else { return }
+        leave(takeRegistration())
+        _ = iocp_close(given)
     }
 
     // MARK: Sockets
@@ -558,6 +648,14 @@ public enum HandleKind: UInt8, Sendable {
         let result = iocp_replace(other, descriptor)
         let code = result < 0 ? -result : 0
         _ = iocp_close(other)
+        let place = place.load(ordering: .relaxed)
+        if code == 0, place >= 0 {
+            // What the rings hold under its place is the old file still.
+            let registration = Registration(place: place, rings: registeredIn.load(ordering: .relaxed))
+            if port?.reregister(registration, descriptor) == false {
+                IOThread.current.graveyard.append(LateLeave(self))
+            }
+        }
         sawReset.store(false, ordering: .relaxed)
         receiveIsShut.store(false, ordering: .relaxed)
         sendIsShut.store(false, ordering: .relaxed)

@@ -27,7 +27,8 @@ public final class BufferGroup: @unchecked Sendable {
     @safe private final class Part {
         let slot: Slot
         let memory: UnsafeMutableRawPointer
-        var ring: BufferRing
+        /// Nil if the slot is used no more.
+        var ring: BufferRing?
         var lent: [LentBuffer] = []
         /// Receives that found no buffer, oldest first, linked by `nextQueued`.
         var pausedFirst: OperationRecord.Pointer?
@@ -37,12 +38,17 @@ public final class BufferGroup: @unchecked Sendable {
 
         init(_ slot: Slot, _ group: UInt16, _ count: Int, _ size: Int) throws(RingError) {
             self.slot = slot
-            ring = try BufferRing(for: slot.submitter, group: group, entries: UInt32(count))
+            guard !slot.isVacated else {
+                unsafe memory = .allocate(byteCount: 1, alignment: 1)
+                return
+            }
+            var ring = try BufferRing(for: slot.submitter, group: group, entries: UInt32(count))
             unsafe memory = .allocate(byteCount: count * size, alignment: 4096)
             for index in 0..<count {
                 unsafe ring.add(memory + index * size, count: UInt32(size), id: UInt16(index))
             }
             ring.publish()
+            self.ring = consume ring
         }
 
         deinit {
@@ -69,6 +75,11 @@ public final class BufferGroup: @unchecked Sendable {
         }
         let core = try port.open([])
         try core.refuseIfInherited()
+        guard core.slots.allSatisfy(\.mayRegister) else {
+            throw .invalid(
+                "buffers for a port with a single consumer are registered by the consumer's thread, or before its first "
+                    + "dequeue")
+        }
         guard core.slots.count * buffersPerRing <= Self.mostBuffers else {
             throw .invalid(
                 "a group has at most \(Self.mostBuffers) buffers; \(core.slots.count) rings of \(buffersPerRing) are more"
@@ -125,8 +136,8 @@ public final class BufferGroup: @unchecked Sendable {
     }
 
     private func giveBackLocked(_ index: Int, _ part: Part) -> Bool {
-        unsafe part.ring.add(part.memory + index * bufferSize, count: UInt32(bufferSize), id: UInt16(index))
-        part.ring.publish()
+        unsafe part.ring?.add(part.memory + index * bufferSize, count: UInt32(bufferSize), id: UInt16(index))
+        part.ring?.publish()
         part.taken -= 1
         return resumeNext(part)
     }

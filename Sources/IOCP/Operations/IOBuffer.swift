@@ -33,6 +33,7 @@ public final class IOBuffer: @unchecked Sendable {
         /// Memory of our own, from the address that the allocator gave.
         case free(UnsafeMutableRawPointer)
         case call(@Sendable (UnsafeMutableRawBufferPointer) -> Void, UnsafeMutableRawBufferPointer)
+        case region(RegisteredRegion)
         case nothing
     }
 
@@ -83,6 +84,19 @@ public final class IOBuffer: @unchecked Sendable {
         unsafe self.release = .nothing
     }
 
+    /// A part of registered memory.
+    init(_ region: RegisteredRegion, _ part: UnsafeMutableRawBufferPointer) {
+        unsafe self.baseAddress = part.baseAddress!
+        self.capacity = part.count
+        unsafe self.release = .region(region)
+    }
+
+    /// The registered memory that the buffer is a part of, if it is, and keeps.
+    var region: RegisteredRegion? {
+        if case .region(let region) = unsafe release { return region }
+        return nil
+    }
+
     /// Makes a buffer of memory that is handed over.
     ///
     /// - Parameters:
@@ -102,7 +116,7 @@ public final class IOBuffer: @unchecked Sendable {
         switch unsafe release {
         case .free(let allocation): unsafe free(allocation)
         case .call(let deallocator, let memory): unsafe deallocator(memory)
-        case .nothing: break
+        case .region, .nothing: break
         }
     }
 

@@ -36,6 +36,9 @@ internal import Synchronization
     /// The group of a continuous receive, or the file of a transmission: kept alive with the operation.
     final var companion: AnyObject?
     final var control: IOBuffer?
+    /// What the next start waits for, and what the present one does; the latter under `Link.lock`.
+    final var predecessor: Operation?
+    final var link: Link?
     /// Whether the connections that it accepts keep messages apart.
     final var acceptsMessages = false
 
@@ -54,6 +57,7 @@ internal import Synchronization
 
     deinit {
         // Nothing is in flight: a started operation is retained until its packet.
+        unsafe record.pointee.followers.load(ordering: .relaxed)?.release()
         if let details = unsafe record.pointee.details {
             unsafe details.pointee.destroy()
             unsafe details.deallocate()
@@ -135,7 +139,7 @@ internal import Synchronization
                     expected: OperationRecord.pending, desired: waited, ordering: .sequentiallyConsistent)
                 let left = deadline.remaining
                 if left == 0 { break }
-                unsafe futexWait(record.pointee.state, while: waited, nanoseconds: left)
+                unsafe IOThread.sleep(on: record.pointee.state, while: waited, nanoseconds: left)
             }
             now = unsafe record.pointee.status
         }

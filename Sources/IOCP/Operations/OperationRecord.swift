@@ -68,6 +68,8 @@ internal import Synchronization
     let cancelRequested = Atomic<UInt32>(0)
     /// Counts the starts.
     let startNumber = Atomic<UInt32>(0)
+    /// What waits for this operation to succeed: the first of a list, retained. Changed under `Link.lock`.
+    let followers = unsafe Atomic<Unmanaged<Link>?>(nil)
     /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
     let isQueued = Atomic<Bool>(false)
     /// Threads that look at a record without an owner from outside, and `endedBit`. See `RecordHold`.
@@ -86,6 +88,8 @@ internal import Synchronization
         static let alwaysPends = Flags(rawValue: 8)
         /// The request has been made a no-op while it was queued, unless the kernel had it already. With `polling`.
         static let withdrawn = Flags(rawValue: 16)
+        /// The next start is to wait for another operation.
+        static let follows = Flags(rawValue: 32)
     }
 
     /// The direction in which an operation moves the bytes of a stream.
@@ -171,7 +175,7 @@ enum OperationKind: UInt8 {
     case read, write, readVectored, writeVectored, zeroByteRead
     case synchronize, synchronizeData, allocate, truncate, truncateByCaller
     case receive, zeroByteReceive, receiveMessage, receiveContinuously
-    case send, sendMessage
+    case send, sendMessage, sendZeroCopy
     case accept, acceptContinuously
     case connect, disconnect, shutdown
     case transmitFile

@@ -10,6 +10,8 @@ enum Outcomes {
         case again
         /// The record waits for a buffer of its group.
         case paused
+        /// The kernel tells later that it needs the memory no more. `isSent`: the next of the lane may begin.
+        case awaitsNotification(isSent: Bool)
         /// One packet of several. `rearms`: the kernel has stopped, the request must be queued again.
         case goesOn(CompletionStatus, UInt, auxiliary: Int32, PacketEntry.Flags, rearms: Bool)
         case finished(CompletionStatus, UInt, auxiliary: Int32 = 0, PacketEntry.Flags = [])
@@ -186,6 +188,8 @@ enum Outcomes {
                 unsafe record.pointee.details!.pointee.attachVector()
             }
             return step
+        case .sendZeroCopy:
+            return unsafe sentZeroCopy(record, completion, slot)
         case .receiveContinuously:
             return unsafe receivedContinuously(record, completion)
         case .accept:
@@ -202,6 +206,27 @@ enum Outcomes {
             preconditionFailure("handled before")
         }
     }
+
+    /// The result of a zero-copy send, or word that its memory is not needed any more: the packet comes with the later.
+    private static func sentZeroCopy(
+        _ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot
+    ) -> Step {
+        if completion.more {
+            unsafe record.pointee.inlineAuxiliary = completion.result
+            unsafe record.pointee.step = awaitingNotification
+            return unsafe .awaitsNotification(
+                isSent: record.pointee.progress + max(0, Int(completion.result)) >= record.pointee.length)
+        }
+        unsafe record.pointee.step = 0
+        guard completion.isNotification else { return unsafe moved(record, Int(completion.result)) }
+        let result = unsafe record.pointee.inlineAuxiliary
+        if result >= 0 { return unsafe moved(record, Int(result)) }
+        return unsafe failure(
+            record, -result, Completion(userData: completion.userData, result: result), slot)
+    }
+
+    /// The step of a zero-copy send whose data are with the network.
+    static let awaitingNotification: UInt8 = 1
 
     private static func receivedContinuously(_ record: OperationRecord.Pointer, _ completion: Completion) -> Step {
         guard let buffer = completion.bufferID else {
@@ -287,6 +312,9 @@ enum Outcomes {
         _ record: OperationRecord.Pointer, _ code: Int32, _ completion: Completion, _ slot: Slot
     ) -> Step {
         let progress = unsafe UInt(record.pointee.progress)
+        if unsafe completion.more && record.pointee.kind == .sendZeroCopy {
+            return unsafe sentZeroCopy(record, completion, slot)
+        }
         if unsafe record.pointee.flags.contains(.withdrawn), let stop = unsafe interruption(record) {
             // A no-op cannot have all that other requests have: that it is refused means nothing.
             unsafe dropHeld(record)
@@ -338,6 +366,13 @@ enum Outcomes {
             return unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
                 unsafe $0.pause(record, in: slot)
             } ? .paused : .again
+        case EOPNOTSUPP where unsafe record.pointee.kind == .sendZeroCopy,
+            ENOMEM where unsafe record.pointee.kind == .sendZeroCopy,
+            ENOBUFS where unsafe record.pointee.kind == .sendZeroCopy:
+            // Not this kind of socket, or no more memory may be pinned: the data are copied.
+            if let stop = unsafe interruption(record) { return .finished(stop, progress) }
+            unsafe record.pointee.kind = .send
+            return .again
         case ECONNABORTED where unsafe record.pointee.kind == .acceptContinuously:
             // A peer that gave up before it was accepted ends nothing.
             return .again

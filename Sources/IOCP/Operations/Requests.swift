@@ -78,7 +78,7 @@ enum Requests {
             return unsafe .timeout(shortWhile)
         }
         return switch unsafe record.pointee.kind {
-        case .write, .writeVectored, .send, .sendMessage, .connect, .transmitFile:
+        case .write, .writeVectored, .send, .sendMessage, .sendZeroCopy, .connect, .transmitFile:
             .poll(descriptor, events: UInt32(POLLOUT), multishot: false)
         default:
             .poll(descriptor, events: UInt32(POLLIN), multishot: false)
@@ -119,6 +119,13 @@ enum Requests {
             return unsafe .receiveMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
         case .sendMessage:
             return unsafe .sendMessage(descriptor, header: record.pointee.details!.messagePointer, flags: flags)
+        case .sendZeroCopy:
+            let memory = unsafe record.pointee.memory.map { unsafe UnsafeRawPointer($0 + record.pointee.progress) }
+            // A consumer that ends would have to wait until the peer has taken everything.
+            if let slot = unsafe record.pointee.slot, slot.isOwned {
+                return unsafe .send(descriptor, from: memory, count: length(record), flags: flags)
+            }
+            return unsafe .sendZeroCopy(descriptor, from: memory, count: length(record), flags: flags)
         case .receiveContinuously:
             var entry = SubmissionEntry.receiveMultishot(descriptor, flags: flags)
             entry.flags.insert(.bufferSelect)

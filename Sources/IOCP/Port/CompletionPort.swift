@@ -56,6 +56,42 @@ internal import Synchronization
         /// A look costs 20 to 50 microseconds of processor time, most of it the waking.
         public var monitorInterval: Duration = .milliseconds(5)
 
+        /// How many of the port's handles are registered with its rings (io_uring's registered files); 0 registers none.
+        ///
+        /// The kernel then need not look a handle up for each operation. It costs a system call for each ring that a
+        /// handle is first used through, and again when it is closed: worth while for handles that live for more than a
+        /// few operations. Handles beyond the number, or beyond `RLIMIT_NOFILE`, work as all others do, and so do all on
+        /// kernels before 6.13, which would keep closed handles open: see ``Statistics/registeredFiles``.
+        ///
+        /// At most 1,048,576; memory of 8 bytes each for each ring.
+        public var registeredFiles = 0
+
+        /// Whether all dequeues come from one thread, the first that dequeues. Its ring then finishes completions only
+        /// when the thread enters the kernel for them (io_uring's single issuer with deferred task work), and never
+        /// interrupts it.
+        ///
+        /// The limit is 1. A dequeue of another thread is an error until the consumer has ended or dequeued from another
+        /// port; everything else is for any thread, as ever. What is different:
+        ///
+        /// - What the consumer defers enters the kernel at its next dequeue, at ``CompletionPort/flush()``, or when many
+        ///   operations wait; the monitor cannot do it. Its operations complete, and are cancelled or closed by other
+        ///   threads, when it dequeues next or is in a wait of the library's, not while it computes or blocks elsewhere.
+        /// - Operations that other threads start have a ring of the ordinary kind, which the library's own thread watches.
+        /// - When the consumer ends, or dequeues from another port, its operations move to that ring, which is the next
+        ///   consumer's.
+        /// - A ``BufferGroup`` is made before the first dequeue or by the consumer.
+        ///
+        /// Kernels before 6.7 have the ordinary ring only.
+        public var singleConsumer = false
+
+        /// Lets a thread of the kernel's take operations as soon as they are started, without a system call (io_uring's
+        /// submission polling), and says how long it goes on looking, without work, before it sleeps. Nil has none.
+        ///
+        /// It costs a processor while it looks: worth while only where one is to spare. One thread serves all rings of a
+        /// port. Eager starts, cancels and closes wait until it has taken what was started before. Between a millisecond
+        /// and a minute. Not with ``singleConsumer``.
+        public var submissionPolling: Duration?
+
         public init() {}
     }
 
@@ -75,16 +111,35 @@ internal import Synchronization
         guard options.monitorInterval >= .milliseconds(1), options.monitorInterval <= .seconds(1) else {
             throw .invalid("the monitor's interval is at least a millisecond and at most a second")
         }
+        guard options.registeredFiles >= 0, options.registeredFiles <= FileTable.most else {
+            throw .invalid("between 0 and \(FileTable.most) handles of a port can be registered")
+        }
+        guard !options.singleConsumer || concurrencyLimit <= 1 else {
+            throw .invalid("one thread at most runs for a port with a single consumer; its concurrency limit is 1 or 0")
+        }
         let processors = Int(iocp_available_processors())
-        let limit = concurrencyLimit == 0 ? processors : concurrencyLimit
+        let limit = options.singleConsumer ? 1 : concurrencyLimit == 0 ? processors : concurrencyLimit
         let rings = min(limit, options.rings ?? max(8, processors))
-        let ringOptions = RingOptions(
+        var ringOptions = RingOptions(
             submissionEntries: options.submissionEntries, completionEntries: options.completionEntries)
+        if let idle = options.submissionPolling {
+            guard idle >= .milliseconds(1), idle <= .seconds(60) else {
+                throw .invalid("submission polling goes on for between a millisecond and a minute without work")
+            }
+            guard !options.singleConsumer else {
+                throw .invalid("a port has submission polling or a single consumer, not both")
+            }
+            ringOptions.required = .submissionPolling
+            let parts = idle.components
+            ringOptions.submissionPollingIdleMilliseconds = UInt32(
+                parts.seconds * 1000 + parts.attoseconds / 1_000_000_000_000_000)
+        }
         let interval = options.monitorInterval.components
         self.init(
             try PortCore(
                 limit: limit, slotCount: rings, options: ringOptions, seesBlocking: options.seesBlocking,
-                monitorInterval: interval.seconds * 1_000_000_000 + interval.attoseconds / 1_000_000_000), .all)
+                monitorInterval: interval.seconds * 1_000_000_000 + interval.attoseconds / 1_000_000_000,
+                registeredFiles: options.registeredFiles, isSingleConsumer: options.singleConsumer), .all)
     }
 
     /// Creates a port and associates a handle with it, or does neither.

@@ -87,6 +87,7 @@ enum Engine {
         unsafe record.pointee.step = 0
         unsafe record.pointee.information = 0
         unsafe record.pointee.thread = me._withUnsafeGuaranteedRef { $0.serial }
+        let follows = unsafe record.pointee.flags.contains(.follows)
         var flags = unsafe record.pointee.flags.intersection(.suppressPacket)
         if request.continuous { flags.insert(.continuous) }
         if request.alwaysPends { flags.insert(.alwaysPends) }
@@ -97,6 +98,8 @@ enum Engine {
         unsafe record.pointee.isQueued.store(false, ordering: .relaxed)
         unsafe record.pointee.file = Unmanaged.passUnretained(file)
         unsafe record.pointee.lane = file.lane(of: request.kind)
+
+        if follows { return unsafe try startLinked(record, owner!.takeUnretainedValue(), file) }
 
         // Pending before it is in the file's list: whoever closes the file waits for it to reach the queue.
         // And ready in every way: behind others of its direction, whoever completes the one before it queues it.
@@ -224,6 +227,9 @@ enum Engine {
             key: end.key, overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? record.pointee.token,
             information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
             flags: owner == nil ? record.pointee.inlineFlags : record.pointee.inlineFlags.union(.operation))
+        if unsafe record.pointee.followers.load(ordering: .sequentiallyConsistent) != nil {
+            unsafe Link.end(of: record, status, me)
+        }
         if end.isAwaited { unsafe futexWake(record.pointee.state, count: .max) }
         var isLeft = false
         if !fails {
@@ -302,6 +308,7 @@ enum Engine {
             if completion.userData & Slot.tagMask != 0 {
                 // A wake-up, perhaps not yet seen by the sleeper it is for: leave it.
                 if completion.userData == Slot.wakeTag && slot.isWatched { break }
+                if completion.userData & Slot.tagMask > Slot.ignoredTag { slot.noteTagged(completion.userData) }
                 consumed += 1
                 continue
             }
@@ -333,6 +340,13 @@ enum Engine {
             pushed = true
             return false
         case .paused:
+            return false
+        case .awaitsNotification(let isSent):
+            let file = unsafe record.pointee.file!
+            if isSent, let next = unsafe file._withUnsafeGuaranteedRef({ unsafe $0.leaveTurn(record) }) {
+                unsafe pushNext(next, slot)
+                pushed = true
+            }
             return false
         case .goesOn(let status, let information, let auxiliary, let flags, let rearms):
             let end = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.peek() }
@@ -433,6 +447,9 @@ enum Engine {
             return unsafe file.end(record, status: status.rawValue, signals: event == nil)
         }
         unsafe next = end.next
+        if unsafe record.pointee.followers.load(ordering: .sequentiallyConsistent) != nil {
+            unsafe Link.end(of: record, status, me)
+        }
         if end.drained { unsafe me.graveyard.append(file.takeRetainedValue()) }
         if let owner = unsafe owner {
             unsafe out.initialize(
@@ -556,6 +573,11 @@ enum Engine {
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
+            if unsafe Link.takeOut(record) {
+                _ = unsafe finishUnqueued(record, me)
+                me.buryDead()
+                return true
+            }
             switch unsafe record.pointee.file!._withUnsafeGuaranteedRef({ unsafe $0.leaveLane(record) }) {
             case .left:
                 _ = unsafe finishUnqueued(record, me)
@@ -571,16 +593,27 @@ enum Engine {
             else { return false }
             iocp_yield()
         }
-        guard let slot = unsafe record.pointee.slot else { return false }
+        guard var slot = unsafe record.pointee.slot else { return false }
         let core = unsafe slot.core
         // After this lock, every step of the operation sees the flag: what was pushed before is in the queue.
         slot.lock.lock()
+        while let other = unsafe record.pointee.slot, other !== slot {
+            // It has moved, with its ring's owner gone, before the flag was seen.
+            slot.lock.unlock()
+            slot = other
+            slot.lock.lock()
+        }
         let isInFlight = unsafe record.pointee.isInFlight
         guard isInFlight, unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
             slot.lock.unlock()
             // It may have found the reason by itself just now.
             return unsafe record.pointee.status == .cancelled
                 && record.pointee.startNumber.load(ordering: .relaxed) == start.number
+        }
+        if unsafe record.pointee.kind == .sendZeroCopy && record.pointee.step == Outcomes.awaitingNotification {
+            // It has been sent: it ends, well, when the network needs its memory no more.
+            slot.lock.unlock()
+            return true
         }
         let waited =
             unsafe slot.removeFromBacklog(record)
@@ -602,7 +635,7 @@ enum Engine {
         var attempts = 0
         repeat {
             // What is queued names the descriptor by its number, which a close gives back next.
-            let file = handOver(slot, core, me) ? nil : withdraw(start, slot)
+            let file = handOver(slot, core, me) || slot.isPolled ? nil : withdraw(start, slot)
             guard let answer = slot.cancel(identity) else {
                 // A thread that was handing the request over when it was withdrawn may still be doing so.
                 file?.keepNumber()
@@ -628,7 +661,8 @@ enum Engine {
     private static func handOver(_ slot: Slot, _ core: PortCore, _ me: IOThread) -> Bool {
         // A full completion queue (EBUSY) is emptied; short memory passes or does not.
         var attempts = slot.isRefused ? 1 : 4
-        while !slot.submit() {
+        // A thread of the kernel's takes it in a moment; until then it names the descriptor by its number.
+        while !slot.submit(waitsForOthers: slot.isPolled) {
             attempts -= 1
             if attempts == 0 { return false }
             core.progress(me, including: slot)
@@ -649,7 +683,7 @@ enum Engine {
     }
 
     /// Ends an operation that the kernel does not hold. Returns the one whose turn has come.
-    private static func finishUnqueued(
+    static func finishUnqueued(
         _ record: OperationRecord.Pointer, _ me: IOThread, _ status: CompletionStatus = .cancelled
     ) -> OperationRecord.Pointer? {
         var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)

@@ -209,7 +209,7 @@ internal import Synchronization
             while parking.load(ordering: .acquiring) == Parking.parked {
                 let left = deadline.remaining
                 if left == 0 { break }
-                futexWait(parking, while: Parking.parked, nanoseconds: left)
+                Self.sleep(on: parking, while: Parking.parked, nanoseconds: left)
             }
         }
         return parking.exchange(Parking.awake, ordering: .sequentiallyConsistent) == Parking.woken

@@ -68,7 +68,7 @@ final class Observer: @unchecked Sendable {
         lock.lock()
         defer { lock.unlock() }
         try start()
-        for slot in core.slots {
+        for slot in core.slots where !slot.isOwned {
             // Disarmed for now.
             let result = iocp_epoll_set(epoll, true, slot.fileDescriptor, false, true, slot.identifier)
             guard result == 0 else { throw .unwatched(-result) }
@@ -189,9 +189,9 @@ final class Observer: @unchecked Sendable {
                 if quiet >= Self.quietTicks {
                     // Declared asleep first, then looked again: whoever departs from now on rings the bell.
                     Self.isAsleep.store(true, ordering: .sequentiallyConsistent)
-                    // And whoever has looked before this fence is seen.
-                    _ = iocp_membarrier()
-                    if tickAll(me) > .nothing {
+                    // And whoever has looked before this fence is seen; refused the fence, the thread goes on ticking.
+                    let isSeen = iocp_membarrier() || !iocp_has_membarrier()
+                    if tickAll(me) > .nothing || !isSeen {
                         if Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { quiet = 0 }
                     } else {
                         ticks = false

@@ -116,6 +116,7 @@ extension PortCore {
                 IOThread.runQueuedCalls()
                 return .callsRan
             }
+            if isSingleConsumer { try becomeConsumer(me) }
             me.core?.leave(me)
             me.tie(to: self)
             joins = true
@@ -315,7 +316,7 @@ extension PortCore {
                 if satisfied { break }
                 let left = deadline.remaining
                 if left == 0 { break }
-                futexWait(watchWord, while: generation, nanoseconds: left)
+                IOThread.sleep(on: watchWord, while: generation, nanoseconds: left)
             }
         }
         watchers.subtract(1, ordering: .sequentiallyConsistent)

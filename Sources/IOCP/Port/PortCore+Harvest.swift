@@ -101,6 +101,10 @@ extension PortCore {
     func tick(_ me: IOThread) -> Findings {
         var findings = Findings.nothing
         for slot in slots {
+            if slot.isOwned {
+                if slot.remindsOwner() { findings = max(findings, .refusal) }
+                continue
+            }
             let isLeased = slot.owner.load(ordering: .acquiring) != 0
             let entries = slot.entries.load(ordering: .relaxed)
             let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries

@@ -5,6 +5,7 @@ extension PortCore {
     /// Gives the thread a slot of its own if there is one: the one it had, a free one, or one whose leaseholder sleeps.
     func lease(for thread: IOThread) {
         if thread.leasedSlot != nil { return }
+        if isSingleConsumer { return grantToConsumer(thread) }
         if let last = unsafe thread.slotReference?.takeUnretainedValue(), unsafe last.core === self,
             last.owner.load(ordering: .relaxed) == 0
         {
@@ -24,6 +25,10 @@ extension PortCore {
     }
 
     func leaseFree(for thread: IOThread) -> Bool {
+        if isSingleConsumer {
+            grantToConsumer(thread)
+            return true
+        }
         // One with operations in flight first: then it needs no other observer.
         var free: Slot?
         for slot in slots where slot.owner.load(ordering: .relaxed) == 0 {
@@ -47,7 +52,8 @@ extension PortCore {
 
     /// Takes the thread's slot away. Returns it: it is to be settled without the lock.
     func revokeLease(of thread: IOThread) -> Slot? {
-        guard let slot = thread.leasedSlot else { return nil }
+        // Nobody else could use the consumer's own.
+        guard let slot = thread.leasedSlot, !slot.isOwned else { return nil }
         unsafe slot.leaseholder = nil
         slot.owner.store(0, ordering: .sequentiallyConsistent)
         return slot
@@ -55,9 +61,10 @@ extension PortCore {
 
     /// A slot that nobody leases: what it holds enters the kernel, and somebody looks when it completes.
     func settle(_ slot: Slot) {
+        let slot = slot.isVacated ? slots[slots.count - 1] : slot
         // Refused, it is the monitor's to try again and to settle: a ring whose completions the kernel cannot bring is
         // ready all the time.
-        if slot.submit(), slot.owner.load(ordering: .sequentiallyConsistent) == 0,
+        if slot.submit(), !slot.isOwned, slot.owner.load(ordering: .sequentiallyConsistent) == 0,
             slot.inFlight.load(ordering: .sequentiallyConsistent) > 0
         {
             unsafe Observer.shared.arm(slot)
@@ -68,6 +75,7 @@ extension PortCore {
 
     /// The calling thread is no longer this port's: it exits or dequeues from another (d13, d14).
     func leave(_ thread: IOThread) {
+        if isSingleConsumer { giveUpConsumption(thread) }
         lock.lock()
         unsafe scheduler.part(thread.state)
         let slot = revokeLease(of: thread)

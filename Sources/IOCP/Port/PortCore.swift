@@ -32,6 +32,13 @@ internal import Synchronization
         @inline(__always) _modify { yield &guarded.value.packets }
     }
     let guardedSlots: Guarded<[Slot]> = Guarded([])
+    /// The places of registered files; nil if none were asked for. Constant once the port is made.
+    private(set) var fileTable: FileTable?
+    let bufferTable = BufferTable()
+    /// Whether one thread does all dequeues. Then slot 0 may be its own, and the last one is anybody's.
+    let isSingleConsumer: Bool
+    /// Serial number of that thread; 0 while there is none.
+    let consumer = Atomic<UInt32>(0)
     /// Constant once the port is made.
     var slots: [Slot] {
         @inline(__always) _read { yield guardedSlots.value }
@@ -100,21 +107,28 @@ internal import Synchronization
 
     init(
         limit: Int, slotCount: Int, options: RingOptions, isHomeless: Bool = false, seesBlocking: Bool = true,
-        monitorInterval: Int64 = 5_000_000
+        monitorInterval: Int64 = 5_000_000, registeredFiles: Int = 0,
+        isSingleConsumer: Bool = false
     ) throws(PortError) {
         self.limit = limit
         self.isHomeless = isHomeless
+        self.isSingleConsumer = isSingleConsumer
         // Its starts enter the kernel at once, and no thread is tied to it.
         self.monitorInterval = isHomeless ? .max : monitorInterval
-        self.seesBlocking = seesBlocking && !isHomeless && ThreadProbe.isAvailable
+        self.seesBlocking = seesBlocking && !isHomeless && !isSingleConsumer && ThreadProbe.isAvailable
         guarded = Guarded(Core(scheduler: Scheduler(limit: limit)))
         do {
-            for index in 0..<slotCount {
+            if isSingleConsumer, let own = try Slot.forConsumer(of: self, options) { guardedSlots.value.append(own) }
+            var options = options
+            for index in slots.count..<slots.count + slotCount {
+                // One thread polls all rings of a port.
+                if let first = slots.first, first.isPolled { options.attachTo = first.fileDescriptor }
                 guardedSlots.value.append(try Slot(of: self, index: index, options: options))
             }
         } catch {
             throw PortError(error)
         }
+        if registeredFiles > 0 { fileTable = FileTable.make(for: slots, wanted: registeredFiles) }
         inheritedFlag = InheritedFlag(closedMirror)
         inheritedUnusualFlag = InheritedFlag(unusualMirror)
         try unsafe Observer.shared.watch(self)
@@ -403,7 +417,7 @@ internal import Synchronization
 
     /// The slot for a thread that leases none: one that somebody watches or will come back to, else each in turn.
     func foreignSlot() -> Slot {
-        if slots.count == 1 { return slots[0] }
+        if slots.count == 1 || isSingleConsumer { return slots[slots.count - 1] }
         for slot in slots where slot.isWatched { return slot }
         for slot in slots where slot.owner.load(ordering: .relaxed) != 0 { return slot }
         return slots[Int(nextForeignSlot.wrappingAdd(1, ordering: .relaxed).oldValue) % slots.count]

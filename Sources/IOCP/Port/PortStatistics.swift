@@ -35,6 +35,10 @@ extension CompletionPort {
         /// How often the kernel was entered for the port's rings (`io_uring_enter(2)`): to submit, to wait, or both. One
         /// may be left out when two threads enter for the same ring at the same moment.
         public var kernelEntries = 0
+        /// Handles that have a place among the registered files now.
+        public var registeredFiles = 0
+        /// Associations that found none: ``Options/registeredFiles`` were taken, or the kernel has no use for them.
+        public var unregisteredFiles = 0
     }
 
     /// System calls that the library has made in this process, for all ports, besides entering rings: to put threads to
@@ -84,6 +88,8 @@ extension PortCore {
         }
         found.handOvers = handOvers
         found.wakeUps = wakeUps
+        found.registeredFiles = fileTable?.taken.load(ordering: .relaxed) ?? 0
+        found.unregisteredFiles = fileTable?.refused.load(ordering: .relaxed) ?? 0
         return found
     }
 }

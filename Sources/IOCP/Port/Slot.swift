@@ -15,6 +15,10 @@ internal import Synchronization
     static let wakeTag: UInt64 = 1
     /// User data of requests whose completion says nothing.
     static let ignoredTag: UInt64 = 2
+    /// User data of the wait for a word of memory in a consumer's own ring.
+    static let wordTag: UInt64 = 3
+    /// User data, with the place above it, of a request that takes a file out of the ring's table.
+    static let placeTag: UInt64 = 4
     /// Bits of user data that are zero in the address of a record.
     static let tagMask: UInt64 = 7
 
@@ -29,6 +33,23 @@ internal import Synchronization
     let owner = Atomic<UInt32>(0)
     /// The same thread, under the port's lock.
     var leaseholder: Unmanaged<IOThread>?
+    /// Whether only one thread may enter the ring: the consumer.
+    let isOwned: Bool
+    /// Whether a thread of the kernel's takes what is queued.
+    let isPolled: Bool
+    /// That thread as `pthread_self` tells it, which is known to the end of the thread; 0 before it has enabled the ring, 1
+    /// when it has gone.
+    let ringOwner = Atomic<UInt>(0)
+    /// The owner has gone, and its requests have moved to the port's last slot. Written under `lock`.
+    let vacated = Atomic<Bool>(false)
+    /// Whether a push has to look at more than the record: registered files or buffers, or another ring to go to. One
+    /// look on the path of every operation.
+    private let special = Atomic<Bool>(false)
+    private var isSpecial: Bool {
+        @inline(__always) get { special.load(ordering: .relaxed) }
+    }
+    /// Whether the ring waits for a word of memory. Under `lock`.
+    var awaitsWord = false
     /// Threads that sleep in the ring, or are about to: the leaseholder, and one that had to yield the slot meanwhile.
     let sleepers = Atomic<Int>(0)
     /// Whether somebody will see every completion by itself.
@@ -72,10 +93,10 @@ internal import Synchronization
     private static let shortestRefusalPause: Int64 = 1_000_000
     private static let longestRefusalPause: Int64 = 16_000_000
     /// Signals in a row that count as one refusal.
-    private static let mostInterruptions = 16
+    static let mostInterruptions = 16
     private let interruptedWaits = Atomic<Int>(0)
     /// Whether a sleeper could not be woken.
-    private let owesWakeUp = Atomic<Bool>(false)
+    let owesWakeUp = Atomic<Bool>(false)
     /// Cancels that neither the kernel nor the ring had room for.
     private var owedCancels: [UInt64] = []
 
@@ -83,6 +104,12 @@ internal import Synchronization
     let reissues = Atomic<Int>(0)
 
     private var inheritedRing: InheritedRing?
+    /// The slot's bit in ``FileObject/registeredIn`` if the ring has a table of registered files; constant once the port
+    /// is made, until its owner has gone.
+    private let fileBitWord = Atomic<UInt64>(0)
+    var fileBit: UInt64 {
+        @inline(__always) get { fileBitWord.load(ordering: .relaxed) }
+    }
     private let guardedRing: Guarded<Ring>
     private var ring: Ring {
         @inline(__always) _read { yield guardedRing.value }
@@ -103,6 +130,8 @@ internal import Synchronization
 
     init(of core: PortCore, index: Int, options: RingOptions) throws(RingError) {
         unsafe self.core = core
+        isOwned = options.required.contains(.singleIssuer)
+        isPolled = options.required.contains(.submissionPolling)
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
         let ring = try Ring(options)
@@ -126,12 +155,21 @@ internal import Synchronization
     /// in the backlog: nothing is refused.
     @inline(__always)
     func push(_ record: OperationRecord.Pointer) {
+        if isSpecial, isVacated { return unsafe pushElsewhere(record) }
         unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
-        if unsafe backlogFirst == nil, unsafe enqueue(Requests.entry(for: record)) {
+        if unsafe backlogFirst == nil, unsafe enqueue(entry(for: record)) {
         } else {
             unsafe pushSlow(record)
         }
         inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+    }
+
+    /// A record's next request, by the registered file if there is one.
+    @inline(__always)
+    private func entry(for record: OperationRecord.Pointer) -> SubmissionEntry {
+        var entry = unsafe Requests.entry(for: record)
+        if isSpecial { unsafe useRegistered(&entry, record) }
+        return entry
     }
 
     /// The leaseholder has pushed an entry that is to wait for its next dequeue. Returns whether it should not: the thread
@@ -172,7 +210,7 @@ internal import Synchronization
     }
 
     @inline(__always)
-    private func enqueue(_ entry: SubmissionEntry) -> Bool {
+    func enqueue(_ entry: SubmissionEntry) -> Bool {
         guard ring.enqueue(entry) else { return false }
         ring.publish()
         return true
@@ -199,14 +237,29 @@ internal import Synchronization
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
         }
         while let record = unsafe backlogFirst {
-            if unsafe !enqueue(Requests.entry(for: record)) {
-                guard submit(), unsafe enqueue(Requests.entry(for: record)) else { return }
+            if unsafe !enqueue(entry(for: record)) {
+                guard submit(), unsafe enqueue(entry(for: record)) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
     }
+
+    /// The owner has gone: what waits for room goes elsewhere. What was to be cancelled is cancelled with all else.
+    func moveBacklog() {
+        owedCancels.removeAll()
+        while let record = unsafe backlogFirst {
+            unsafe backlogFirst = record.pointee.nextQueued
+            inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
+            unsafe pushElsewhere(record)
+        }
+        unsafe backlogLast = nil
+        backlogCount.store(0, ordering: .relaxed)
+    }
+
+    /// The calling thread becomes the one that may enter the ring.
+    func enable() -> Bool { (try? ring.enable()) != nil }
 
     /// Requests that have not entered the kernel.
     var unsubmittedRequests: Int { Int(submitter.unsubmitted) + backlogCount.load(ordering: .relaxed) }
@@ -273,7 +326,7 @@ internal import Synchronization
     /// Returns what it said: `-ENOENT` if it holds no such request, 0 or another code if it ends, and nil if it could not
     /// be asked. Then the ring carries the question, behind what is queued.
     func cancel(_ userData: UInt64) -> Int32? {
-        for _ in 0..<Self.mostInterruptions {
+        for _ in 0..<(mayEnter ? Self.mostInterruptions : 0) {
             iocp_note_system_call()
             let result = submitter.cancel(userData: userData, timeoutNanoseconds: 0)
             switch result {
@@ -297,7 +350,7 @@ internal import Synchronization
     }
 
     /// Queues a request that ends another one, and whose own completion says nothing.
-    private func enqueueCancel(of userData: UInt64) -> Bool {
+    func enqueueCancel(of userData: UInt64) -> Bool {
         var entry = SubmissionEntry.cancel(userData: userData)
         entry.userData = Self.ignoredTag
         return enqueue(entry)
@@ -318,6 +371,30 @@ internal import Synchronization
         inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
     }
 
+    /// The ring has a table of registered files, and this bit of its own. Before the port is used.
+    func noteFileTable(_ bit: UInt64) {
+        fileBitWord.store(bit, ordering: .relaxed)
+        if bit != 0 { special.store(true, ordering: .relaxed) }
+    }
+
+    private let holdsBuffers = Atomic<Bool>(false)
+    func noteRegisteredBuffers() {
+        holdsBuffers.store(true, ordering: .relaxed)
+        special.store(true, ordering: .relaxed)
+    }
+
+    /// Its requests go elsewhere from now on. Under `lock`.
+    func noteVacated() {
+        vacated.store(true, ordering: .sequentiallyConsistent)
+        special.store(true, ordering: .relaxed)
+    }
+
+    @inline(never)
+    private func useRegistered(_ entry: inout SubmissionEntry, _ record: OperationRecord.Pointer) {
+        if fileBit != 0 { unsafe useRegisteredFile(&entry, record) }
+        if holdsBuffers.load(ordering: .relaxed) { unsafe useRegisteredBuffer(&entry, record) }
+    }
+
     /// Lends the ring itself, for registrations.
     func withRing<Result, Failure: Error>(_ body: (borrowing Ring) throws(Failure) -> Result) throws(Failure) -> Result
     {
@@ -331,7 +408,9 @@ internal import Synchronization
     /// Whether its leaseholder can do without it for now: nothing to be harvested or to be submitted.
     @inline(__always)
     var isQuiet: Bool {
-        inFlight.load(ordering: .relaxed) == 0 || (!hasCompletions && submitter.unsubmitted == 0)
+        // A consumer's own ring finishes nothing before it is entered.
+        inFlight.load(ordering: .relaxed) == 0
+            || (!hasCompletions && submitter.unsubmitted == 0 && !(isOwned && submitter.needsEnter))
     }
 
     // MARK: Entering, from any thread
@@ -375,6 +454,10 @@ internal import Synchronization
     ///   short. The monitor tries again.
     @discardableResult
     func submit(waitsForOthers: Bool = false) -> Bool {
+        if isOwned || isPolled {
+            if isPolled { return submitPolled(waits: waitsForOthers) }
+            if !mayEnter { return askOwner() }
+        }
         var mustEnter = waitsForOthers
         var vainEntries = 0
         while true {
@@ -409,7 +492,7 @@ internal import Synchronization
     var isRefused: Bool { refusal.load(ordering: .relaxed) != 0 }
 
     @inline(never)
-    private func noteTaken() {
+    func noteTaken() {
         refusal.store(0, ordering: .relaxed)
         refusalPause.store(0, ordering: .relaxed)
     }
@@ -438,7 +521,8 @@ extension Slot {
     /// again.
     func waitForCompletion(nanoseconds: Int64) -> Bool {
         noteEntry()
-        let flags = waitFlags
+        var flags = waitFlags
+        if isPolled, submitter.needsWakeup { flags.insert(.submissionWakeup) }
         let count = submitter.unsubmitted
         // One entry: the caller looks at the ring and decides whether to sleep again.
         let result = submitter.enter(
@@ -475,6 +559,7 @@ extension Slot {
                 if result != -EINTR { break }
             }
         }
+        if isOwned { return wakeOwner() }
         // Older kernels, or memory is short: a no-op in the sleeper's own ring.
         for _ in 0..<2 {
             lock.lock()
@@ -490,7 +575,7 @@ extension Slot {
     }
 
     /// Whether the monitor is to try again what the kernel refused.
-    var needsRelief: Bool { isRefused || owesWakeUp.load(ordering: .relaxed) }
+    var needsRelief: Bool { isRefused && !isOwned || owesWakeUp.load(ordering: .relaxed) }
 
     private static let hasSynchronousMessages = Atomic<Bool>(true)
 }

@@ -70,6 +70,13 @@ extension PortError {
         )
     }
 
+    static var notTheConsumer: PortError {
+        PortError(
+            .invalidParameter,
+            "another thread is the single consumer of this port; dequeue from that one, or make the port without "
+                + "singleConsumer")
+    }
+
     /// The library's epoll or eventfd could not be made.
     static func noDescriptors(_ code: Int32) -> PortError {
         let what = "for the library's epoll and eventfd"

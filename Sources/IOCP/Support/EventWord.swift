@@ -80,7 +80,7 @@ struct EventWord: ~Copyable {
                 end = nil
             }
             guard let end else {
-                futexWait(word, while: now, nanoseconds: left)
+                IOThread.sleep(on: word, while: now, nanoseconds: left)
                 continue
             }
             if word.compareExchange(expected: now, desired: end.value, ordering: .sequentiallyConsistent).exchanged {

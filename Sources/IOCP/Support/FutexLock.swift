@@ -53,6 +53,7 @@ package struct FutexLock: ~Copyable {
     /// whoever follows on the holder's processor. A few microseconds in all.
     private static let looks = 9
     private static let longestPause = 64
+    private static let unseenPause: Int64 = 200_000
 
     @inline(never)
     private borrowing func lockSlow() {
@@ -73,11 +74,12 @@ package struct FutexLock: ~Copyable {
         let wasOut = me?.isOut.exchange(false, ordering: .relaxed)
         while true {
             sleeper.store(1, ordering: .sequentiallyConsistent)
-            // From here on whoever unlocks sees that, or this thread sees the lock free.
-            _ = iocp_membarrier()
+            // From here on whoever unlocks sees that, or this thread sees the lock free. Unless the kernel refuses the fence
+            // (its memory is short, or a filter has come since): then it is not relied upon.
+            let isSeen = iocp_membarrier() || !iocp_has_membarrier()
             let now = word.load(ordering: .sequentiallyConsistent)
             if now == held {
-                futexWait(sleeper, while: 1, nanoseconds: -1)
+                futexWait(sleeper, while: 1, nanoseconds: isSeen ? -1 : Self.unseenPause)
             } else if word.compareExchange(expected: now, desired: held, ordering: .sequentiallyConsistent).exchanged {
                 break
             }

@@ -15,7 +15,7 @@ struct bench_echo_config {
 
 // io_uring as its authors advise for this work: SINGLE_ISSUER and DEFER_TASKRUN, a registered ring descriptor,
 // multishot accept into registered (direct) descriptors, multishot receive from a provided-buffer ring, replies sent
-// out of the same buffers, one enter per batch of completions.
+// out of the same buffers and without completions, one enter per batch of completions.
 int bench_echo_uring(const struct bench_echo_config *config, struct bench_counters *counters);
 
 // epoll(7) as its manual advises: non-blocking sockets, edge-triggered, EPOLLIN, EPOLLOUT and EPOLLRDHUP registered

@@ -28,7 +28,8 @@ struct Runner {
         var results = Results(settings: settings, suites: suites, peers: peers)
         var progress = Progress(
             steps: suites.flatMap(\.cases).map { rounds(of: $0) * $0.rows.count }.reduce(0, +))
-        let needsFile = suites.contains { [Suite.file.name, Suite.scale.name, Suite.faces.name].contains($0.name) }
+        let readers = [Suite.file, Suite.scale, Suite.faces, Suite.ways].map(\.name)
+        let needsFile = suites.contains { readers.contains($0.name) }
         defer {
             for path in needsFile ? [file, copy] : [] {
                 _ = unsafe unlink(path)

@@ -75,10 +75,10 @@ enum Figure: String, Codable, Sendable {
     case switchesRatio
     /// The same of CPU time for each operation.
     case cpuRatio
+    /// Time for each operation, in nanoseconds: the window by its operations.
+    case timePerOperation
     /// The monitor's CPU time by that of one processor.
     case monitorShare
-    /// Time of the window by operations, in nanoseconds.
-    case timePerOperation
     /// Memory of the process by idle connections, in bytes.
     case memoryPerIdle
     /// The kernel's own memory by idle connections, both ends of each.
@@ -117,8 +117,8 @@ enum Figure: String, Codable, Sendable {
             measurement.latency.flatMap { mine in reference?.latency.map { Double(mine.p50) / Double($0.p50) } }
         case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
         case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
-        case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
         case .timePerOperation: 1e9 / measurement.rate
+        case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
         case .memoryPerIdle: perIdle(.memoryBytes)
         case .kernelMemoryPerIdle: perIdle(.kernelBytes)
         case .heapPerIdle: perIdle(.heapBytes)
@@ -150,8 +150,8 @@ enum Figure: String, Codable, Sendable {
         case .medianRatio: "p50 × ref"
         case .switchesRatio: "switch/op × ref"
         case .cpuRatio: "CPU/op × ref"
-        case .monitorShare: "monitor's CPU"
         case .timePerOperation: "time/op"
+        case .monitorShare: "monitor's CPU"
         case .memoryPerIdle: "memory, each idle"
         case .kernelMemoryPerIdle: "kernel, each idle"
         case .heapPerIdle: "heap, each idle"

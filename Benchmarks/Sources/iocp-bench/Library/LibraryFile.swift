@@ -120,6 +120,7 @@ enum LibraryFile {
                 }
             }
         }
+        let calls = try LibraryCalls(port)
         var outcome = bench_outcome()
         let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)

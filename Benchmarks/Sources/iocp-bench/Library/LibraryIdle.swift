@@ -42,6 +42,7 @@ enum LibraryIdle {
 
         let heap = bench_heap_bytes()
         let pages = try check(bench_process_memory(getpid()), "looking at one's own memory")
+        let calls = try LibraryCalls(port)
         var outcome = bench_outcome()
         unsafe bench_outcome_begin(&outcome)
         for number in 1..<connections {
@@ -52,7 +53,7 @@ enum LibraryIdle {
             }
         }
         guard try port.dequeue(timeout: .milliseconds(10)) == nil else { throw Failure("a packet of nothing") }
-        unsafe bench_outcome_end(&outcome, UInt64(connections - 1), -1)
+        try unsafe bench_outcome_end(&outcome, UInt64(connections - 1), calls.made())
         let counts: [Measurement.Count: Int] = [
             .idleConnections: connections - 1,
             .heapBytes: max(0, Int(bench_heap_bytes()) - Int(heap)),

@@ -7,9 +7,7 @@ extension Suite {
         name: "file",
         summary: "random 4 KiB reads of a file at depth 1 and 32, cached and O_DIRECT; a checksummed copy of it",
         seconds: 0.3,
-        cases: [1, 32].map { reads(depth: $0, isDirect: false) } + [1, 32].map { reads(depth: $0, isDirect: true) } + [
-            copy
-        ]
+        cases: [false, true].flatMap { isDirect in [1, 32].map { reads(depth: $0, isDirect: isDirect) } } + [copy]
     )
 
     private static func reads(depth: Int, isDirect: Bool) -> Case {

@@ -8,7 +8,7 @@ struct Suite: Sendable {
     /// Whether it runs when the user names no suite.
     var runsUnasked = true
 
-    static let all: [Suite] = [echo, file, post, scale, schedule, faces]
+    static let all: [Suite] = [echo, file, post, scale, schedule, faces, ways]
 
     /// The cases of all suites.
     static var allCases: [Case] { all.flatMap(\.cases) }
