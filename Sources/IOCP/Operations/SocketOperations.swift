@@ -125,9 +125,9 @@ extension Socket {
 
     /// Starts to send from the operation's buffer without copying it: the network takes the data from there.
     ///
-    /// As ``send(_:from:start:)``, but the packet comes when the network needs the memory no more, for TCP when the peer's
-    /// system has acknowledged all of it: later sends may begin, and have their packets, before. A cancel that finds the
-    /// data with the network already changes nothing.
+    /// As ``send(_:from:start:)-(_,Range<Int>?,_)``, but the packet comes when the network needs the memory no more, for
+    /// TCP when the peer's system has acknowledged all of it: later sends may begin, and have their packets, before. A
+    /// cancel that finds the data with the network already changes nothing.
     ///
     /// It pays for large ranges to other machines, and costs where the data must be copied after all, as to the same
     /// machine, or are few: see <doc:FasterWays>. The data are copied in the first place on Unix sockets, where no more
