@@ -1,3 +1,4 @@
+internal import CIOCPSupport
 internal import IOUring
 internal import Synchronization
 
@@ -28,7 +29,8 @@ extension Slot {
     /// - Parameter descriptor: -1 empties the place.
     @inline(never)
     func setRegisteredFile(_ descriptor: Int32, at place: Int32) -> Bool {
-        withRing { ring in (try? ring.updateFile(at: UInt32(place), with: descriptor)) != nil }
+        iocp_note_system_call()
+        return withRing { ring in (try? ring.updateFile(at: UInt32(place), with: descriptor)) != nil }
     }
 
     /// Takes a file out of the table. Returns false if it is in there still.

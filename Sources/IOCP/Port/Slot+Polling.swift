@@ -11,6 +11,7 @@ extension Slot {
     /// - Parameter waits: until it has. What completes at once is in the ring then.
     @inline(never)
     func submitPolled(waits: Bool) -> Bool {
+        // As good as one: by these the observer sees that the thread is at work.
         noteEntry()
         var vainEntries = 0
         var rounds = 0
