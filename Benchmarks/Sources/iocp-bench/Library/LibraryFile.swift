@@ -120,7 +120,6 @@ enum LibraryFile {
                 }
             }
         }
-        let calls = try LibraryCalls(port)
         var outcome = bench_outcome()
         let calls = try LibraryCalls(port)
         unsafe bench_outcome_begin(&outcome)
