@@ -52,8 +52,21 @@ static pthread_key_t tls_key;
 static pthread_once_t tls_once = PTHREAD_ONCE_INIT;
 static void (*tls_destructor)(void *);
 
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#include <sanitizer/asan_interface.h>
+#define UNPOISON_STACK_BELOW(address) __asan_unpoison_memory_region((char *)(address) - 65536, 65536)
+#endif
+#endif
+#ifndef UNPOISON_STACK_BELOW
+#define UNPOISON_STACK_BELOW(address) ((void)(address))
+#endif
+
 static void tls_end(void *value)
 {
+    // A cancelled thread has left frames without leaving their functions, and the sanitizer still guards what was theirs.
+    char here;
+    UNPOISON_STACK_BELOW(&here);
     void (*destructor)(void *) = __atomic_load_n(&tls_destructor, __ATOMIC_ACQUIRE);
     iocp_tls_word = NULL;
     if (destructor)

@@ -109,10 +109,10 @@ final class BufferTable: @unchecked Sendable {
                 for slot in core.slots where !slot.isVacated { try slot.makeBufferTable(UInt32(Self.capacity)) }
                 isMade = true
             }
-            for slot in core.slots where !slot.isVacated { try slot.setRegisteredBuffer(memory, at: index) }
+            for slot in core.slots where !slot.isVacated { unsafe try slot.setRegisteredBuffer(memory, at: index) }
         } catch {
             for slot in core.slots { unsafe try? slot.setRegisteredBuffer(iovec(), at: index) }
-            throw Self.explain(error, memory.iov_len * core.slots.count)
+            throw unsafe Self.explain(error, memory.iov_len * core.slots.count)
         }
         taken |= 1 << UInt64(index)
         for slot in core.slots { slot.noteRegisteredBuffers() }

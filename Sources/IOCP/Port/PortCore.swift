@@ -10,16 +10,13 @@ internal import Synchronization
 @safe final class PortCore: @unchecked Sendable {
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
-    /// What every post and every dequeue touches, together.
+    let lock = FutexLock()
+    /// What every post and every dequeue touches under it, together.
     private struct Core: ~Copyable {
-        let lock = FutexLock()
         var packets = PacketQueue()
         var scheduler: Scheduler
     }
     private let guarded: Guarded<Core>
-    var lock: FutexLock {
-        @inline(__always) _read { yield guarded.value.lock }
-    }
     let limit: Int
     /// Whether it carries the operations of files that have no port, or had none when they were started.
     let isHomeless: Bool
