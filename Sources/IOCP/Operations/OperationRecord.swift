@@ -42,8 +42,12 @@ internal import Synchronization
     /// The socket that an accept puts its connection into; retained from the start to the end.
     var target: Unmanaged<FileObject>?
 
-    /// Serial number of the thread that started it (e20).
-    var thread: UInt32 = 0
+    private let starter = Atomic<UInt32>(0)
+    /// Serial number of the thread that started it (e20). Also looked at by those who want to start it meanwhile.
+    var thread: UInt32 {
+        get { starter.load(ordering: .relaxed) }
+        nonmutating set { starter.store(newValue, ordering: .relaxed) }
+    }
     /// MSG_* or RWF_* flags, the mode of an allocation, the direction of a shutdown.
     var callFlags: Int32 = 0
     /// The slot that carries it; whoever ends the operation looks at it without a lock. Not retained: its port outlives

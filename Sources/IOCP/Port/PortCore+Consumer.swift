@@ -205,7 +205,8 @@ extension IOThread {
     /// Sleeps while the word holds the value, as `futexWait`. A consumer whose ring nobody else can look after does it.
     static func sleep(on word: borrowing Atomic<UInt32>, while value: UInt32, nanoseconds: Int64) {
         let me = current
-        guard let slot = me.leasedSlot, slot.isOwned else {
+        // Elsewhere others may be giving the thread a ring just now.
+        guard me.core?.isSingleConsumer == true, let slot = me.leasedSlot, slot.isOwned else {
             futexWait(word, while: value, nanoseconds: nanoseconds)
             return
         }

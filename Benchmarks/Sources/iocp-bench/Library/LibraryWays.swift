@@ -31,7 +31,7 @@ final class LibraryWays: Sendable {
             self.socket = socket
             sender = isContinuous ? Sender() : nil
             super.init(buffer: isContinuous ? nil : IOBuffer(capacity: bufferBytes))
-            sender?.connection = self
+            unsafe sender?.connection = self
         }
     }
 
@@ -45,7 +45,7 @@ final class LibraryWays: Sendable {
 
         func sendNext() throws {
             guard let first = waiting.first else { return }
-            try first.withBytes { _ = unsafe try connection.socket.send(self, fromMemory: $0) }
+            unsafe try first.withBytes { _ = unsafe try connection.socket.send(self, fromMemory: $0) }
         }
     }
 
