@@ -144,7 +144,16 @@ enum Engine {
             return isDue
         }
         if isDeferred {
-            if isDue { unsafe slot._withUnsafeGuaranteedRef { _ = $0.submit() } }
+            if isDue {
+                unsafe slot._withUnsafeGuaranteedRef { slot in
+                    slot.submit()
+                    // It has lost the ring meanwhile, perhaps to nobody.
+                    let isMine =
+                        unsafe slot.owner.load(ordering: .sequentiallyConsistent)
+                        == me._withUnsafeGuaranteedRef { $0.serial }
+                    if !isMine { unsafe core._withUnsafeGuaranteedRef { $0.settle(slot) } }
+                }
+            }
             Observer.noteDeparture()
             return .pending
         }

@@ -93,9 +93,11 @@ final class Observer: @unchecked Sendable {
 
     /// Looks at the slot once it has completions, once.
     func arm(_ slot: Slot) {
+        slot.isArmed.store(true, ordering: .sequentiallyConsistent)
         let result = iocp_epoll_set(epoll, false, slot.fileDescriptor, true, true, slot.identifier)
         if result < 0 {
             // The ticks try again.
+            slot.isArmed.store(false, ordering: .sequentiallyConsistent)
             slot.takeBack()
             slot.noteRefusal(result)
         }
@@ -211,6 +213,7 @@ final class Observer: @unchecked Sendable {
         lock.unlock()
         guard let (core, index) = home else { return }
         let slot = core.slots[index]
+        slot.isArmed.store(false, ordering: .sequentiallyConsistent)
         if core.observe(slot, me) { arm(slot) }
     }
 

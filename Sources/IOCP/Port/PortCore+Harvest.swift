@@ -122,6 +122,13 @@ extension PortCore {
                     findings = .trouble
                 }
             }
+            // Its thread started operations just when it lost the ring: whoever took it found it idle.
+            if !isLeased, !slot.isWatched, !slot.isArmed.load(ordering: .relaxed),
+                slot.inFlight.load(ordering: .relaxed) > 0
+            {
+                findings = max(findings, .something)
+                if isAway { settle(slot) }
+            }
             // A thread that sleeps in the ring sees its completions by itself; without a thread, the observer does.
             if !isLeased || slot.isWatched { continue }
             if slot.inFlight.load(ordering: .relaxed) > 0 {

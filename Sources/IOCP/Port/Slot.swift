@@ -52,6 +52,8 @@ internal import Synchronization
     var awaitsWord = false
     /// Threads that sleep in the ring, or are about to: the leaseholder, and one that had to yield the slot meanwhile.
     let sleepers = Atomic<Int>(0)
+    /// Whether the observer waits for the ring, or is about to look at it.
+    let isArmed = Atomic<Bool>(false)
     /// Whether somebody will see every completion by itself.
     var isWatched: Bool { sleepers.load(ordering: .sequentiallyConsistent) > 0 }
     /// Requests whose last completion has not been harvested.
@@ -157,11 +159,12 @@ internal import Synchronization
     func push(_ record: OperationRecord.Pointer) {
         if isSpecial, isVacated { return unsafe pushElsewhere(record) }
         unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
+        // Before the entry can be seen: whoever submits it must not take the ring for an idle one.
+        inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .releasing)
         if unsafe backlogFirst == nil, unsafe enqueue(entry(for: record)) {
         } else {
             unsafe pushSlow(record)
         }
-        inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
     }
 
     /// A record's next request, by the registered file if there is one.
