@@ -292,6 +292,14 @@ struct iou_buffer_status {
     uint32_t reserved[8];
 };
 
+/* Puts a descriptor into the table of registered files of a ring, or empties the place with -1. Returns 0 or -errno. */
+static inline int iou_update_file(int ring, uint32_t place, int descriptor) {
+    /* io_uring_files_update, whose declaration depends on the headers' age. */
+    struct { uint32_t offset, reserved; uint64_t descriptors; } update = { place, 0, (uint64_t)(uintptr_t)&descriptor };
+    int result = iou_register(ring, IOU_REGISTER_FILES_UPDATE, &update, 1);
+    return result < 0 ? result : 0;
+}
+
 static inline int iou_register_buffer_ring(int fd, void *memory, uint32_t entries, uint16_t group, uint16_t flags) {
     struct iou_buffer_registration request = {(uint64_t)(uintptr_t)memory, entries, group, flags, {0, 0, 0}};
     return iou_register(fd, IOU_REGISTER_PBUF_RING, &request, 1);

@@ -65,8 +65,7 @@ static void (*tls_destructor)(void *);
 static void tls_end(void *value)
 {
     // A cancelled thread has left frames without leaving their functions, and the sanitizer still guards what was theirs.
-    char here;
-    UNPOISON_STACK_BELOW(&here);
+    UNPOISON_STACK_BELOW(__builtin_frame_address(0));
     void (*destructor)(void *) = __atomic_load_n(&tls_destructor, __ATOMIC_ACQUIRE);
     iocp_tls_word = NULL;
     if (destructor)

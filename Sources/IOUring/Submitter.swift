@@ -119,6 +119,14 @@ public struct Submitter: @unchecked Sendable {
         return Submitter.answer(code, flags)
     }
 
+    /// Puts a descriptor into the ring's table of registered files, or empties the place with -1. Any thread may, of a ring
+    /// without ``SetupFlags/singleIssuer``.
+    ///
+    /// - Returns: zero or a negated errno.
+    public func updateFile(at index: UInt32, with descriptor: Int32) -> Int32 {
+        iou_update_file(fileDescriptor, index, descriptor)
+    }
+
     /// Asked for all, the kernel counts, and nothing found is zero rather than an error. One answer for both.
     @inlinable
     static func answer(_ code: Int32, _ flags: CancelFlags) -> Int32 {

@@ -30,7 +30,7 @@ extension Slot {
     @inline(never)
     func setRegisteredFile(_ descriptor: Int32, at place: Int32) -> Bool {
         iocp_note_system_call()
-        return withRing { ring in (try? ring.updateFile(at: UInt32(place), with: descriptor)) != nil }
+        return submitter.updateFile(at: UInt32(place), with: descriptor) == 0
     }
 
     /// Takes a file out of the table. Returns false if it is in there still.
