@@ -56,8 +56,10 @@ extension Socket {
                 throw .invalid("connections are told of by packets: associate the listener with a port first")
             }
             try operation.requirePacket()
-            operation.acceptsMessages = file.kind == .message
-            operation.companion = nil
+            // Started again, packets of the start before may be with other threads, who look at these.
+            let acceptsMessages = file.kind == .message
+            if operation.acceptsMessages != acceptsMessages { operation.acceptsMessages = acceptsMessages }
+            if operation.companion != nil { operation.companion = nil }
             return unsafe try Engine.start(
                 operation, on: file, Engine.Request(kind: .acceptContinuously, continuous: true), start)
         }
