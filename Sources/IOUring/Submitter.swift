@@ -124,7 +124,7 @@ public struct Submitter: @unchecked Sendable {
     ///
     /// - Returns: zero or a negated errno.
     public func updateFile(at index: UInt32, with descriptor: Int32) -> Int32 {
-        iou_update_file(fileDescriptor, index, descriptor)
+        Seam.register(fileDescriptor, IOU_REGISTER_FILES_UPDATE) { iou_update_file(fileDescriptor, index, descriptor) }
     }
 
     /// Asked for all, the kernel counts, and nothing found is zero rather than an error. One answer for both.
