@@ -116,6 +116,7 @@ struct FaultTests {
         private let posted = Tally()
 
         func note(_ packet: Packet) {
+            packet.lentBuffer?.giveBack()
             guard let operation = packet.operation else { return posted.add() }
             let copy = Seen(packet)
             seen.withLock { $0[ObjectIdentifier(operation), default: []].append(copy) }
