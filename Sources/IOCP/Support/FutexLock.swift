@@ -6,9 +6,9 @@ internal import Synchronization
 /// `Synchronization.Mutex` is a priority-inheriting futex on Linux: every contended hand-over costs two system calls.
 /// The sections under this lock are tens of nanoseconds long, so a brief spin nearly always suffices.
 ///
-/// Unlocking is a plain store, where the kernel has membarrier(2): a locked instruction would be a third of the cost of
-/// a post. What it would order is ordered by those who go to sleep instead, which is rare: they make every running
-/// thread pass a fence (`iocp_membarrier`) between saying so and looking once more.
+/// Unlocking is a plain store, where the kernel has membarrier(2). What a locked instruction would order is ordered by
+/// those who go to sleep instead, which is rare: they make every running thread pass a fence (`iocp_membarrier`) between
+/// saying so and looking once more. Whoever unlocks looks at the lock after that: its owner must outlive the call.
 package struct FutexLock: ~Copyable {
     /// 0 free, else the number of the process that holds it (``Birth``). One of another process is free as well: a fork
     /// has left its holder behind.
