@@ -401,9 +401,8 @@ struct SectionDSchedulingTests {
                 let port = try CompletionPort(concurrencyLimit: 1)
                 _ = try thread.dequeue(port, timeout: .zero).value()
                 let waits = thread.start { try event.wait(timeout: .seconds(5)) }
-                #expect(becomesTrue { port.core.snapshot.running == 0 })
-                // Counted out, then asleep: give it the moment between.
-                usleep(200)
+                #expect(becomesTrue { event.waiterCount == 1 })
+                #expect(port.core.snapshot.running == 0)
                 event.set()
                 event.reset()
                 #expect(try waits.value())

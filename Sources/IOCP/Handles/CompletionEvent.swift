@@ -17,6 +17,9 @@ public final class CompletionEvent: Sendable {
 
     public var isSet: Bool { state.isSet }
 
+    /// Threads whose wait has begun; for tests, which otherwise could not tell one that is about to wait.
+    var waiterCount: Int { state.waiterCount }
+
     /// Satisfies every wait that has begun, or one of them if the event resets automatically.
     public func set() {
         state.set(resetsAutomatically: resetsAutomatically)

@@ -21,6 +21,9 @@ struct EventWord: ~Copyable {
     @inline(__always)
     var isSet: Bool { word.load(ordering: .acquiring) & Self.setBit != 0 }
 
+    /// Waits that have begun and been granted nothing yet.
+    var waiterCount: Int { Int(word.load(ordering: .acquiring) & Self.waiters) / Int(Self.oneWaiter) }
+
     @inline(__always)
     borrowing func set(resetsAutomatically: Bool = false) {
         var old = word.load(ordering: .relaxed)
