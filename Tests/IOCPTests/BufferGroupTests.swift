@@ -297,7 +297,7 @@ struct BufferGroupTests {
         }
     }
 
-    @Test("an operation that has received continuously can be started for anything else, its group gone")
+    @Test("an operation that has received continuously can be started for anything else")
     func otherUse() throws {
         let (port, socket, peer) = try connected(.tcp4)
         let operation = Operation(capacity: 10)
@@ -307,7 +307,6 @@ struct BufferGroupTests {
             try socket.cancel(operation)
             try port.expect(operation, .cancelled)
         }
-        // Lets go of the group.
         let listener = try Socket.listening(at: .loopback(port: 0))
         try port.associate(listener, key: 2)
         try listener.acceptContinuously(operation)
@@ -316,6 +315,38 @@ struct BufferGroupTests {
         try socket.receive(operation)
         try socket.cancel(operation)
         try port.expect(operation, .cancelled)
+        peer.close()
+    }
+
+    @Test("packets name their buffers also when the operation is something else by then, but not another group's")
+    func packetsOfTheStartBefore() throws {
+        let (port, socket, peer) = try connected(.tcp4)
+        let group = try BufferGroup(for: port, buffersPerRing: 2, bufferSize: 16)
+        let operation = Operation(capacity: 10)
+        try socket.receiveContinuously(operation, from: group)
+        try peer.send("first")
+        let packet = try port.expect(operation, bytes: 5)
+        try socket.cancel(operation)
+        try port.expect(operation, .cancelled)
+
+        let other = try BufferGroup(for: port, buffersPerRing: 2, bufferSize: 16)
+        #expect(thrownStatus { try socket.receiveContinuously(operation, from: other) } == .invalidParameter)
+        let listener = try Socket.listening(at: .loopback(port: 0))
+        try port.associate(listener, key: 2)
+        let target = try Socket(.stream, family: .ipv4)
+        try listener.accept(operation, into: target)
+        #expect(packet.lentBuffer?.array == Array("first".utf8))
+        packet.lentBuffer?.giveBack()
+        try listener.cancel(operation)
+        try port.expect(operation, .cancelled)
+
+        try socket.receiveContinuously(operation, from: group)
+        try peer.send("second")
+        let next = try port.expect(operation, bytes: 6)
+        #expect(next.lentBuffer?.array == Array("second".utf8))
+        next.lentBuffer?.giveBack()
+        try socket.close()
+        try port.expect(operation, .connectionAborted)
         peer.close()
     }
 

@@ -267,9 +267,10 @@ extension Socket {
     /// them by what they hold.
     ///
     /// - Parameters:
-    ///   - operation: needs no buffer.
+    ///   - operation: needs no buffer. It keeps the group alive, and receives from no other in its life.
     ///   - group: of the port that the socket is associated with.
-    /// - Throws: ``PortError``: 87 if the socket is associated with another port than the group's, or with none.
+    /// - Throws: ``PortError``: 87 if the socket is associated with another port than the group's, or with none, or if
+    ///   the operation has received from another group before.
     /// - Cost: nothing per arrival but the packet.
     ///
     /// io_uring's operation is multishot RECV.
@@ -282,8 +283,7 @@ extension Socket {
                 throw .invalid("the socket is not associated with the port that the buffer group was made for")
             }
             try operation.requirePacket()
-            operation.companion = group
-            unsafe operation.details.pointee.group = Unmanaged.passUnretained(group)
+            try operation.borrow(from: group)
             return unsafe try Engine.start(
                 operation, on: file, Engine.Request(kind: .receiveContinuously, continuous: true), start)
         }

@@ -33,8 +33,11 @@ internal import Synchronization
     public final private(set) var completionEvent: CompletionEvent?
     /// The buffers of a scattered or gathered operation, and the control data of a message.
     final var moreBuffers: [IOBuffer] = []
-    /// The group of a continuous receive, or the file of a transmission: kept alive with the operation.
+    /// The file of a transmission, or the socket of an accept: kept alive with the operation.
     final var companion: AnyObject?
+    /// The group that continuous receives take their buffers from, retained. Set once: packets look for their buffers
+    /// in it, also after a later start.
+    final private(set) var lender: Unmanaged<BufferGroup>?
     final var control: IOBuffer?
     /// What the next start waits for, and what the present one does; the latter under `Link.lock`.
     final var predecessor: Operation?
@@ -58,6 +61,7 @@ internal import Synchronization
     deinit {
         // Nothing is in flight: a started operation is retained until its packet.
         unsafe record.pointee.followers.load(ordering: .relaxed)?.release()
+        unsafe lender?.release()
         if let details = unsafe record.pointee.details {
             unsafe details.pointee.destroy()
             unsafe details.deallocate()
@@ -187,5 +191,18 @@ internal import Synchronization
         return unsafe details
     }
 
-    final var bufferGroup: BufferGroup? { companion as? BufferGroup }
+    /// Makes the group of a claimed operation this one, for its life.
+    final func borrow(from group: BufferGroup) throws(PortError) {
+        if let lender = unsafe lender {
+            guard unsafe lender.toOpaque() == Unmanaged.passUnretained(group).toOpaque() else {
+                throw .invalid(
+                    "the operation has received from another buffer group, whose buffers its packets may still name; "
+                        + "use one operation for each group")
+            }
+        } else {
+            unsafe lender = .passRetained(group)
+        }
+    }
+
+    final var bufferGroup: BufferGroup? { unsafe lender?.takeUnretainedValue() }
 }

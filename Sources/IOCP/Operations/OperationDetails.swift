@@ -11,8 +11,6 @@ internal import SystemPackage
     var vector: UnsafeMutablePointer<iovec>?
     var vectorCapacity = 0
     var vectorCount = 0
-    /// The buffer group of a continuous receive.
-    var group: Unmanaged<BufferGroup>?
     var transmission = Transmission()
 
     /// The state of a file on its way to a socket through a pipe.

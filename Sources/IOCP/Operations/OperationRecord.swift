@@ -124,6 +124,9 @@ internal import Synchronization
     /// Valid while the operation is in flight.
     var slot: Slot? { unsafe slotReference.load(ordering: .relaxed)?.takeUnretainedValue() }
 
+    /// The buffer group of a continuous receive.
+    var lender: Unmanaged<BufferGroup> { unsafe owner!._withUnsafeGuaranteedRef { unsafe $0.lender! } }
+
     /// The status as a user may see it.
     var status: CompletionStatus {
         let raw = state.load(ordering: .acquiring)

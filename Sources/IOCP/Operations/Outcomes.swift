@@ -238,7 +238,7 @@ enum Outcomes {
             if isMessage { return .goesOn(.success, 0, auxiliary: 0, [], rearms: true) }
             return unsafe .finished(endOfStream(record), 0)
         }
-        unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
+        unsafe record.pointee.lender._withUnsafeGuaranteedRef {
             unsafe $0.noteTaken(in: record.pointee.slot!)
         }
         return .goesOn(
@@ -363,7 +363,7 @@ enum Outcomes {
                 unsafe record.pointee.flags = record.pointee.flags.union(.polling)
                 return .again
             }
-            return unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef {
+            return unsafe record.pointee.lender._withUnsafeGuaranteedRef {
                 unsafe $0.pause(record, in: slot)
             } ? .paused : .again
         case EOPNOTSUPP where unsafe record.pointee.kind == .sendZeroCopy,

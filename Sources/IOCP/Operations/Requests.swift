@@ -129,7 +129,7 @@ enum Requests {
         case .receiveContinuously:
             var entry = SubmissionEntry.receiveMultishot(descriptor, flags: flags)
             entry.flags.insert(.bufferSelect)
-            entry.bufferGroup = unsafe record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { $0.identifier }
+            entry.bufferGroup = unsafe record.pointee.lender._withUnsafeGuaranteedRef { $0.identifier }
             return entry
         case .accept:
             if unsafe record.pointee.step == 1 {

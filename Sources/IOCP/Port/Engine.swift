@@ -377,7 +377,7 @@ enum Engine {
             if rearms {
                 // It may have waited for a buffer that an empty datagram did not need: those behind it come first.
                 if unsafe record.pointee.kind == .receiveContinuously, !flags.contains(.lentBuffer) {
-                    let group = unsafe record.pointee.details!.pointee.group!
+                    let group = unsafe record.pointee.lender
                     _ = unsafe group._withUnsafeGuaranteedRef { $0.noteUnused(in: slot) }
                 }
                 // What came before the end was asked for is delivered; then the record comes round to see the reason.
@@ -392,7 +392,7 @@ enum Engine {
             var next: OperationRecord.Pointer?
             // The operation keeps its group alive, and is kept alive itself by its packet or in the graveyard.
             let group =
-                unsafe record.pointee.kind == .receiveContinuously ? record.pointee.details!.pointee.group : nil
+                unsafe record.pointee.kind == .receiveContinuously ? record.pointee.lender : nil
             let yields = unsafe finish(record, status, information, auxiliary, flags, slot, me, out, &next)
             if let next = unsafe next {
                 unsafe pushNext(next, slot)
@@ -627,7 +627,7 @@ enum Engine {
         let waited =
             unsafe slot.removeFromBacklog(record)
             || (record.pointee.kind == .receiveContinuously
-                && record.pointee.details!.pointee.group!._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) })
+                && record.pointee.lender._withUnsafeGuaranteedRef { unsafe $0.removePaused(record) })
         slot.lock.unlock()
         if waited {
             if let next = unsafe finishUnqueued(record, me) {

@@ -1,12 +1,12 @@
 /// The library's echo servers under load: heap allocations, and entries into the kernel for each message.
 enum EchoGuard {
     private static let caseID = "echo/64B-c64"
+    /// The other ways to use the port, and the hosting manager, whose worker starts deferred: the same echo.
+    private static let facesID = "faces/echo-64B-c64"
     private static let mostEntries = 0.1
 
     static func findings(allocations: Bool, entries: Bool) throws -> [Finding] {
-        guard let item = Suite.allCases.first(where: { $0.id == caseID }) else {
-            throw Failure("there is no case \(caseID)")
-        }
+        let item = try self.item(caseID)
         let settings = RunSettings(rounds: 1, warmUp: 0.5, fileBytes: 0, directory: "", quick: true)
         let runner = Runner(settings: settings, suites: [])
         var findings: [Finding] = []
@@ -18,6 +18,12 @@ enum EchoGuard {
             }
             if let count = measurement.counts?[Measurement.Count.kernelEntries.rawValue] {
                 all.append((row.title, Double(count) / Double(measurement.operations)))
+            }
+        }
+        if allocations {
+            let faces = try self.item(facesID)
+            for row in faces.rows where row.role == .subject {
+                try findings.append(allocationFinding(row, runner.measure(faces, row, seconds: 1)))
             }
         }
         guard entries else { return findings }
@@ -32,6 +38,11 @@ enum EchoGuard {
                 bound: "at most \(mostEntries)\(others.isEmpty ? "" : "; ")\(others.joined(separator: "; "))",
                 verdict: best.entries <= mostEntries ? .kept : .broken("")))
         return findings
+    }
+
+    private static func item(_ id: String) throws -> Case {
+        guard let item = Suite.allCases.first(where: { $0.id == id }) else { throw Failure("there is no case \(id)") }
+        return item
     }
 
     private static func allocationFinding(_ row: Row, _ measurement: Measurement) -> Finding {
