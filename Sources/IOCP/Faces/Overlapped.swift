@@ -85,8 +85,7 @@ internal import Synchronization
         if isReady, unsafe record.pointee.phase.load(ordering: .acquiring) != OperationRecord.Phase.idle {
             throw .operationInFlight
         }
-        unsafe record.initialize(to: OperationRecord(owner: nil))
-        unsafe record.pointee.token = address
+        unsafe record.initialize(to: OperationRecord(token: address))
     }
 
     /// The offset that the OVERLAPPED names; both halves all ones is the end (g2).
@@ -143,7 +142,7 @@ internal import Synchronization
         let socket = try target.opened()
         return try begin(listener, start, event, suppressesPacket) { (file) throws(PortError) in
             let range = unsafe ByteRange(memory)
-            unsafe try socket.await(record, nil, from: file)
+            unsafe try socket.await(record, from: file)
             return unsafe Engine.Request(kind: .accept, memory: range.memory, length: range.count)
         } undo: {
             unsafe socket.abandonAwaiting(record)

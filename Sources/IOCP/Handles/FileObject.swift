@@ -24,6 +24,8 @@ public enum HandleKind: UInt8, Sendable {
 /// Thread safety: `lock` guards everything that is not atomic or constant. It is held for a few instructions only and
 /// is the innermost lock of all.
 @safe final class FileObject: @unchecked Sendable {
+    // The narrow fields first: a server has one object for each idle connection.
+
     let kind: HandleKind
     /// Opened for asynchronous use: only such a file may be associated (error table of section a).
     let isOverlapped: Bool
@@ -31,13 +33,6 @@ public enum HandleKind: UInt8, Sendable {
     let restoresNonblocking: Bool
     /// Whether what is sent must arrive in the order of the starts.
     let sendsInOrder: Bool
-    let birth = Birth()
-
-    private let lock = SpinLock()
-    private(set) var descriptor: Int32
-    private var references = 1
-    /// The last handle is closed: pending operations are ending.
-    private var closed = false
     /// A reset has been reported: later failures of the connection are that reset too.
     private let sawReset = Atomic<Bool>(false)
     /// The user shut the receiving side: an empty receive is that, not the peer's end.
@@ -46,39 +41,37 @@ public enum HandleKind: UInt8, Sendable {
     private let sendIsShut = Atomic<Bool>(false)
     /// Whether the socket has ever had a peer: one that cannot be sent on without ever having had is not connected.
     private let wasConnected = Atomic<Bool>(false)
-    /// The pending accept that is to put its connection into this object's descriptor, and its listener.
-    private var awaited: Awaited?
-
-    @safe struct Awaited {
-        let record: OperationRecord.Pointer
-        /// Nil for a record in memory of a face's own.
-        let operation: Operation?
-        let number: UInt32
-        let listener: FileObject
-    }
+    /// Whether the file is read past the page cache: 0 not known, 1 no, 2 yes.
+    private let directness = Atomic<UInt8>(0)
     private(set) var modes: NotificationModes = []
-    private(set) var port: PortCore?
-    private(set) var key: UInt = 0
-    /// What a face owes for operations on this object; set with the port.
-    private(set) var ledger: Ledger?
-    private var pending: OperationRecord.Pointer?
-    // Under `lock`: the run-time check of exclusivity would cost more than all else that is done under it.
-    @exclusivity(unchecked) private var incoming = Lane()
-    @exclusivity(unchecked) private var outgoing = Lane()
+    /// The last handle is closed: pending operations are ending.
+    private var closed = false
     private var keepsItself = false
     /// A request that names the descriptor may be queued where the kernel takes nothing.
     private var keepsNumber = false
 
-    /// The place in the tables of registered files of the port's rings; -1 if it has none. Written under `lock`.
-    let place = Atomic<Int32>(-1)
-    /// The rings that hold it there: a bit each, set under the lock of its slot.
-    let registeredIn = Atomic<UInt64>(0)
-
-    /// 0 not known, 1 no, 2 yes.
-    private let directness = Atomic<UInt8>(0)
-
+    let birth = Birth()
+    private let lock = SpinLock()
+    private(set) var descriptor: Int32
+    private var references: Int32 = 1
+    /// The number of the start of `awaited`.
+    private var awaitedNumber: UInt32 = 0
     /// The file object's own event (e10).
     private let signal = EventWord(isSet: false)
+
+    private(set) var port: PortCore?
+    private(set) var key: UInt = 0
+    /// What a face owes for operations on this object; set with the port.
+    private(set) var ledger: Ledger?
+    /// Where the tables of registered files of the port's rings hold it; set with the port.
+    private(set) var filePlace: FilePlace?
+    private var pending: OperationRecord.Pointer?
+    // Under `lock`: the run-time check of exclusivity would cost more than all else that is done under it.
+    @exclusivity(unchecked) private var incoming = Lane()
+    @exclusivity(unchecked) private var outgoing = Lane()
+    /// The accept that is to put its connection into this object's descriptor: claimed or pending, or it is taken from
+    /// here. It keeps itself alive, and its listener.
+    private var awaited: OperationRecord.Pointer?
 
     init(descriptor: Int32, kind: HandleKind, isOverlapped: Bool = true, restoresNonblocking: Bool = false) {
         self.descriptor = descriptor
@@ -107,17 +100,17 @@ public enum HandleKind: UInt8, Sendable {
     /// Binds the file object to a port, once for its life (a4).
     func associate(_ port: PortCore, key: UInt, ledger: Ledger? = nil) throws(PortError) {
         try port.addFile()
-        let place = port.fileTable?.take() ?? -1
+        let place = port.fileTable?.take()
         do throws(PortError) {
-            try bind(port, key, ledger, place)
+            try bind(port, key, ledger, place.map { FilePlace($0) })
         } catch {
-            if place >= 0 { port.fileTable?.giveBack(place) }
+            if let place { port.fileTable?.giveBack(place) }
             port.removeFile()
             throw error
         }
     }
 
-    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?, _ place: Int32) throws(PortError) {
+    private func bind(_ port: PortCore, _ key: UInt, _ ledger: Ledger?, _ place: FilePlace?) throws(PortError) {
         try refuseIfInherited()
         lock.lock()
         guard !closed else {
@@ -136,7 +129,7 @@ public enum HandleKind: UInt8, Sendable {
         self.port = port
         self.key = key
         self.ledger = ledger
-        self.place.store(place, ordering: .relaxed)
+        filePlace = place
         if let ledger {
             // Those that are under way will have packets, too (a9).
             var next = unsafe pending
@@ -291,30 +284,23 @@ public enum HandleKind: UInt8, Sendable {
         return isDirect
     }
 
-    /// Where rings of the port hold the file besides its descriptor.
-    struct Registration {
-        let place: Int32
-        let rings: UInt64
-    }
-
     /// The file has no place any more; the rings are to let go of it (``leave(_:)``).
-    private func takeRegistration() -> Registration? {
-        let place = place.exchange(-1, ordering: .relaxed)
+    private func takeRegistration() -> FilePlace.Registration? {
+        guard let taken = filePlace?.take() else { return nil }
         // In the child of a fork the rings are the parent's.
-        guard place >= 0, !birth.isInherited else { return nil }
-        return Registration(place: place, rings: registeredIn.exchange(0, ordering: .relaxed))
+        return birth.isInherited ? nil : taken
     }
 
     /// The rings let go of the file, so that closing the descriptor closes it. To be called where the descriptor's number
     /// may be given back: no request names it, or the place, that the kernel has not taken. No lock is held.
-    private func leave(_ registration: Registration?) {
+    private func leave(_ registration: FilePlace.Registration?) {
         if let registration { port?.unregister(registration) }
     }
 
     /// The same, where locks are held.
     private final class LateLeave {
         private let file: FileObject
-        private let registration: Registration?
+        private let registration: FilePlace.Registration?
         init(_ file: FileObject) {
             self.file = file
             registration = file.takeRegistration()
@@ -328,7 +314,7 @@ public enum HandleKind: UInt8, Sendable {
     /// several in any order, and mix the parts of those that are served in several steps (g26, e26b).
     @safe private struct Lane {
         var active: OperationRecord.Pointer?
-        var first: OperationRecord.Pointer?
+        /// The last one that waits. They are linked in a ring by `nextQueued`: the one behind the last is the first.
         var last: OperationRecord.Pointer?
     }
 
@@ -358,11 +344,11 @@ public enum HandleKind: UInt8, Sendable {
             unsafe lane.active = record
             return true
         }
-        unsafe record.pointee.nextQueued = nil
         if let last = unsafe lane.last {
+            unsafe record.pointee.nextQueued = last.pointee.nextQueued
             unsafe last.pointee.nextQueued = record
         } else {
-            unsafe lane.first = record
+            unsafe record.pointee.nextQueued = record
         }
         unsafe lane.last = record
         return false
@@ -389,25 +375,24 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     private static func leave(_ lane: inout Lane, _ record: OperationRecord.Pointer, closed: Bool) -> Leaving {
-        var previous: OperationRecord.Pointer?
-        var candidate = unsafe lane.first
+        guard let last = unsafe lane.last else { return .notThere }
+        var previous = unsafe last
         var allEnd = unsafe closed || lane.active?.pointee.isCancelRequested == true
-        while let waiting = unsafe candidate {
+        repeat {
+            let waiting = unsafe previous.pointee.nextQueued!
             if unsafe waiting == record {
                 if allEnd { return .soon }
-                let after = unsafe waiting.pointee.nextQueued
-                if let previous = unsafe previous {
-                    unsafe previous.pointee.nextQueued = after
+                if unsafe waiting == previous {
+                    unsafe lane.last = nil
                 } else {
-                    unsafe lane.first = after
+                    unsafe previous.pointee.nextQueued = waiting.pointee.nextQueued
+                    if unsafe last == record { unsafe lane.last = previous }
                 }
-                if unsafe lane.last == record { unsafe lane.last = previous }
                 return .left
             }
             if unsafe !closed && !waiting.pointee.isCancelRequested { allEnd = false }
             unsafe previous = waiting
-            unsafe candidate = waiting.pointee.nextQueued
-        }
+        } while unsafe previous != last
         return .notThere
     }
 
@@ -440,11 +425,16 @@ public enum HandleKind: UInt8, Sendable {
         _ lane: inout Lane, _ record: OperationRecord.Pointer
     ) -> OperationRecord.Pointer? {
         guard unsafe lane.active == record else { return nil }
-        let next = unsafe lane.first
+        guard let last = unsafe lane.last else {
+            unsafe lane.active = nil
+            return nil
+        }
+        let next = unsafe last.pointee.nextQueued!
         unsafe lane.active = next
-        if let next = unsafe next {
-            unsafe lane.first = next.pointee.nextQueued
-            if unsafe lane.first == nil { unsafe lane.last = nil }
+        if unsafe next == last {
+            unsafe lane.last = nil
+        } else {
+            unsafe last.pointee.nextQueued = next.pointee.nextQueued
         }
         return unsafe next
     }
@@ -634,7 +624,7 @@ public enum HandleKind: UInt8, Sendable {
     func adoptConnection(_ accepted: Int32) -> Int32 {
         lock.lock()
         defer { lock.unlock() }
-        awaited = nil
+        unsafe awaited = nil
         guard descriptor >= 0, !closed else {
             _ = iocp_close(accepted)
             return ECANCELED
@@ -648,10 +638,8 @@ public enum HandleKind: UInt8, Sendable {
         let result = iocp_replace(other, descriptor)
         let code = result < 0 ? -result : 0
         _ = iocp_close(other)
-        let place = place.load(ordering: .relaxed)
-        if code == 0, place >= 0 {
+        if code == 0, let registration = filePlace?.registration {
             // What the rings hold under its place is the old file still.
-            let registration = Registration(place: place, rings: registeredIn.load(ordering: .relaxed))
             if port?.reregister(registration, descriptor) == false {
                 IOThread.current.graveyard.append(LateLeave(self))
             }
@@ -666,17 +654,16 @@ public enum HandleKind: UInt8, Sendable {
     /// Says that an accept will put its connection here, so that closing this handle can end it (e30).
     ///
     /// - Parameter record: claimed; it holds this object as its target from now on.
-    func await(
-        _ record: OperationRecord.Pointer, _ operation: Operation?, from listener: FileObject
-    ) throws(PortError) {
+    func await(_ record: OperationRecord.Pointer, from listener: FileObject) throws(PortError) {
         try refuseIfInherited()
         lock.lock()
         defer { lock.unlock() }
         guard !closed else { throw .handleClosed }
-        guard awaited == nil else { throw .invalid("another accept waits for this socket already") }
+        guard unsafe awaited == nil else { throw .invalid("another accept waits for this socket already") }
         // The number of the start that follows: the record is claimed.
-        let number = unsafe record.pointee.startNumber.load(ordering: .relaxed) &+ 1
-        awaited = unsafe Awaited(record: record, operation: operation, number: number, listener: listener)
+        awaitedNumber = unsafe record.pointee.startNumber.load(ordering: .relaxed) &+ 1
+        unsafe awaited = record
+        unsafe record.pointee.file = Unmanaged.passUnretained(listener)
         unsafe record.pointee.target = Unmanaged.passRetained(self)
     }
 
@@ -684,7 +671,7 @@ public enum HandleKind: UInt8, Sendable {
     func endAwaiting(_ record: OperationRecord.Pointer) {
         lock.lock()
         defer { lock.unlock() }
-        if let waiting = awaited, unsafe waiting.record == record { awaited = nil }
+        if unsafe awaited == record { unsafe awaited = nil }
     }
 
     /// The accept that was to be started was not.
@@ -698,11 +685,10 @@ public enum HandleKind: UInt8, Sendable {
     func takeAwaiting() -> (start: PendingStart, listener: FileObject)? {
         lock.lock()
         defer { lock.unlock() }
-        guard !birth.isInherited, let waiting = awaited else { return nil }
-        awaited = nil
-        return unsafe (
-            PendingStart(waiting.record, of: waiting.listener, number: waiting.number), waiting.listener
-        )
+        guard !birth.isInherited, let waiting = unsafe awaited else { return nil }
+        unsafe awaited = nil
+        let listener = unsafe waiting.pointee.file!.takeUnretainedValue()
+        return unsafe (PendingStart(waiting, of: listener, number: awaitedNumber), listener)
     }
 
     // MARK: The object's own event

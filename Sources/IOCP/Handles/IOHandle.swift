@@ -13,15 +13,36 @@ public import SystemPackage
 public class IOHandle: @unchecked Sendable {
     // Unchecked: the class is not final, but neither it nor its subclasses have mutable stored state of their own.
 
-    let file: FileObject
-    private let isClosed = Atomic<Bool>(false)
+    /// The file object, retained, and in the low bit whether this handle is closed. One word: a server has a handle for
+    /// each idle connection.
+    private let word: Atomic<UInt>
+
+    private static let closedBit: UInt = 1
 
     init(_ file: FileObject) {
-        self.file = file
+        word = unsafe Atomic(UInt(bitPattern: Unmanaged.passRetained(file).toOpaque()))
     }
 
     deinit {
-        if !isClosed.load(ordering: .acquiring) { release() }
+        if !isClosed { release() }
+        unsafe reference(word.load(ordering: .acquiring)).release()
+    }
+
+    @inline(__always)
+    private final func reference(_ word: UInt) -> Unmanaged<FileObject> {
+        unsafe .fromOpaque(UnsafeRawPointer(bitPattern: word & ~Self.closedBit)!)
+    }
+
+    /// Kept alive by this handle.
+    final var file: FileObject {
+        @inline(__always) get { unsafe reference(word.load(ordering: .relaxed)).takeUnretainedValue() }
+    }
+
+    private final var isClosed: Bool { word.load(ordering: .acquiring) & Self.closedBit != 0 }
+
+    /// Returns whether the handle was open.
+    private final func markClosed() -> Bool {
+        word.bitwiseOr(Self.closedBit, ordering: .sequentiallyConsistent).oldValue & Self.closedBit == 0
     }
 
     /// Adopts a descriptor that something else has opened: from now on this handle closes it.
@@ -80,7 +101,7 @@ public class IOHandle: @unchecked Sendable {
     // MARK: Duplicating and closing
 
     func retainForDuplicate() throws(PortError) -> FileObject {
-        guard !isClosed.load(ordering: .acquiring) else { throw .handleClosed }
+        guard !isClosed else { throw .handleClosed }
         try file.retainHandle()
         return file
     }
@@ -93,8 +114,7 @@ public class IOHandle: @unchecked Sendable {
     ///
     /// The corresponding Win32 functions are `CloseHandle` and `closesocket`.
     public final func close() throws(PortError) {
-        guard isClosed.compareExchange(expected: false, desired: true, ordering: .sequentiallyConsistent).exchanged
-        else { throw .handleClosed }
+        guard markClosed() else { throw .handleClosed }
         release()
     }
 
@@ -113,17 +133,18 @@ public class IOHandle: @unchecked Sendable {
     ///
     /// - Throws: ``PortError`` while operations are pending or duplicates exist.
     public final func releaseDescriptor() throws(PortError) -> FileDescriptor {
-        guard !isClosed.load(ordering: .acquiring) else { throw .handleClosed }
+        guard !isClosed else { throw .handleClosed }
         let given = try file.surrenderDescriptor()
-        isClosed.store(true, ordering: .sequentiallyConsistent)
+        _ = markClosed()
         return FileDescriptor(rawValue: given)
     }
 
     /// The file object, if this handle is open.
     @inline(__always)
     final func opened() throws(PortError) -> FileObject {
-        guard !isClosed.load(ordering: .relaxed) else { throw .handleClosed }
-        return file
+        let word = word.load(ordering: .relaxed)
+        guard word & Self.closedBit == 0 else { throw .handleClosed }
+        return unsafe reference(word).takeUnretainedValue()
     }
 
     /// The same, for looking at its operations.

@@ -37,9 +37,10 @@ public final class Socket: IOHandle, @unchecked Sendable {
     }
 
     /// Takes over the descriptor of an accepted connection.
-    convenience init(accepted descriptor: Int32, by operation: Operation) {
-        // The kind of the listener: a seqpacket listener yields connections that keep messages apart.
-        self.init(FileObject(descriptor: descriptor, kind: operation.acceptsMessages ? .message : .stream))
+    ///
+    /// - Parameter keepsMessages: as the connections of a seqpacket listener do.
+    convenience init(accepted descriptor: Int32, keepsMessages: Bool) {
+        self.init(FileObject(descriptor: descriptor, kind: keepsMessages ? .message : .stream))
         file.noteConnection()
     }
 

@@ -24,12 +24,11 @@ extension Socket {
         try operation.claimed { () throws(PortError) in
             let file = try opened()
             let range = firstData.isEmpty ? nil : try ByteRange(firstData, of: operation)
-            operation.acceptsMessages = file.kind == .message
-            operation.companion = socket
+            if socket != nil || operation.extras != nil { operation.needExtras().companion = socket }
             let request = unsafe Engine.Request(kind: .accept, memory: range?.memory, length: range?.count ?? 0)
             guard let socket else { return try Engine.start(operation, on: file, request, start) }
             let target = try socket.opened()
-            unsafe try target.await(operation.record, operation, from: file)
+            unsafe try target.await(operation.record, from: file)
             do throws(PortError) {
                 return try Engine.start(operation, on: file, request, start)
             } catch {
@@ -56,10 +55,8 @@ extension Socket {
                 throw .invalid("connections are told of by packets: associate the listener with a port first")
             }
             try operation.requirePacket()
-            // Started again, packets of the start before may be with other threads, who look at these.
-            let acceptsMessages = file.kind == .message
-            if operation.acceptsMessages != acceptsMessages { operation.acceptsMessages = acceptsMessages }
-            if operation.companion != nil { operation.companion = nil }
+            // Started again, packets of the start before may be with other threads, who look at it.
+            if operation.extras?.companion != nil { operation.extras?.companion = nil }
             return unsafe try Engine.start(
                 operation, on: file, Engine.Request(kind: .acceptContinuously, continuous: true), start)
         }
@@ -149,10 +146,11 @@ extension Socket {
             let socketFile = try opened()
             let source = try file?.opened()
             // A handle of its own: the file may be closed meanwhile, and its descriptor's number be another's.
-            operation.companion = try file?.duplicate()
+            let extras = operation.needExtras()
+            extras.companion = try file?.duplicate()
             var isStarted = false
-            defer { if !isStarted { operation.companion = nil } }
-            operation.moreBuffers = [head, tail].compactMap { $0 }
+            defer { if !isStarted { extras.companion = nil } }
+            extras.moreBuffers = [head, tail].compactMap { $0 }
             let details = unsafe operation.details
             try unsafe details.pointee.preparePipe()
             unsafe details.pointee.transmission.file = source?.descriptor ?? -1

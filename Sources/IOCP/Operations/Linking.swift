@@ -25,7 +25,7 @@ extension Operation {
     public final func follow(_ other: Operation?) throws(PortError) {
         guard other !== self else { throw .invalid("an operation cannot wait for itself") }
         try claim()
-        predecessor = other
+        if other != nil || extras != nil { needExtras().predecessor = other }
         unsafe record.pointee.flags =
             other == nil ? record.pointee.flags.subtracting(.follows) : record.pointee.flags.union(.follows)
         unclaim()
@@ -59,7 +59,7 @@ final class Link: @unchecked Sendable {
     func wait(for other: Operation) -> Waiting {
         Self.lock.lock()
         defer { Self.lock.unlock() }
-        operation.link = self
+        operation.extras?.link = self
         let before = unsafe other.record.pointee.followers.load(ordering: .relaxed)
         next = unsafe before?.takeRetainedValue()
         // Those that were cancelled do not pile up behind an operation without end.
@@ -76,7 +76,7 @@ final class Link: @unchecked Sendable {
         next = nil
         unsafe Unmanaged.passUnretained(self).release()
         isOver = true
-        operation.link = nil
+        operation.extras?.link = nil
         return unsafe other.record.pointee.status.isSuccess ? .begins : .ends
     }
 
@@ -86,7 +86,7 @@ final class Link: @unchecked Sendable {
         defer { Self.lock.unlock() }
         if isOver { return false }
         isOver = true
-        operation.link = nil
+        operation.extras?.link = nil
         return true
     }
 
@@ -94,7 +94,7 @@ final class Link: @unchecked Sendable {
     static func takeOut(_ record: OperationRecord.Pointer) -> Bool {
         guard let owner = unsafe record.pointee.owner else { return false }
         lock.lock()
-        let link = unsafe owner._withUnsafeGuaranteedRef { $0.link }
+        let link = unsafe owner._withUnsafeGuaranteedRef { $0.extras?.link }
         lock.unlock()
         return link?.finish() ?? false
     }
@@ -140,8 +140,8 @@ extension Engine {
     static func startLinked(
         _ record: OperationRecord.Pointer, _ operation: Operation, _ file: FileObject
     ) throws(PortError) -> StartOutcome {
-        let predecessor = operation.predecessor
-        operation.predecessor = nil
+        let predecessor = operation.extras?.predecessor
+        operation.extras?.predecessor = nil
         guard let predecessor, file.association != nil else {
             throw .invalid("an operation that follows another one needs a handle that is associated with a port")
         }

@@ -31,19 +31,11 @@ internal import Synchronization
     @exclusivity(unchecked) private final var heldBuffer: IOBuffer?
     /// The event that is set when the operation completes.
     public final private(set) var completionEvent: CompletionEvent?
-    /// The buffers of a scattered or gathered operation, and the control data of a message.
-    final var moreBuffers: [IOBuffer] = []
-    /// The file of a transmission, or the socket of an accept: kept alive with the operation.
-    final var companion: AnyObject?
     /// The group that continuous receives take their buffers from, retained. Set once: packets look for their buffers
     /// in it, also after a later start.
     final private(set) var lender: Unmanaged<BufferGroup>?
-    final var control: IOBuffer?
-    /// What the next start waits for, and what the present one does; the latter under `Link.lock`.
-    final var predecessor: Operation?
-    final var link: Link?
-    /// Whether the connections that it accepts keep messages apart.
-    final var acceptsMessages = false
+    /// What few operations need. Set once, by a starter.
+    final private(set) var extras: OperationExtras?
 
     /// - Parameter buffer: the operation's memory. Operations without data need none.
     public init(buffer: IOBuffer? = nil) {
@@ -62,10 +54,6 @@ internal import Synchronization
         // Nothing is in flight: a started operation is retained until its packet.
         unsafe record.pointee.followers.load(ordering: .relaxed)?.release()
         unsafe lender?.release()
-        if let details = unsafe record.pointee.details {
-            unsafe details.pointee.destroy()
-            unsafe details.deallocate()
-        }
         unsafe record.deinitialize(count: 1)
         unsafe record.deallocate()
     }
@@ -182,12 +170,21 @@ internal import Synchronization
         }
     }
 
+    /// The extras of a claimed operation, made on first use.
+    final func needExtras() -> OperationExtras {
+        if let extras { return extras }
+        let made = OperationExtras()
+        extras = made
+        return made
+    }
+
     /// The details of a claimed operation, made on first use.
     final var details: UnsafeMutablePointer<OperationDetails> {
-        if let details = unsafe record.pointee.details { return unsafe details }
+        let extras = needExtras()
+        if let details = unsafe extras.details { return unsafe details }
         let details = UnsafeMutablePointer<OperationDetails>.allocate(capacity: 1)
         unsafe details.initialize(to: OperationDetails())
-        unsafe record.pointee.details = details
+        unsafe extras.details = details
         return unsafe details
     }
 

@@ -2,6 +2,26 @@ internal import CIOCPSupport
 internal import Glibc
 internal import SystemPackage
 
+/// What few operations hold on to. Idle ones, of which a server has many, are the smaller for it.
+@safe final class OperationExtras {
+    /// The buffers of a scattered or gathered operation, and the control data of a message.
+    var moreBuffers: [IOBuffer] = []
+    var control: IOBuffer?
+    /// The file of a transmission, or the socket of an accept: kept alive with the operation.
+    var companion: AnyObject?
+    /// What the next start waits for, and what the present one does; the latter under `Link.lock`.
+    var predecessor: Operation?
+    var link: Link?
+    var details: UnsafeMutablePointer<OperationDetails>?
+
+    deinit {
+        if let details = unsafe details {
+            unsafe details.pointee.destroy()
+            unsafe details.deallocate()
+        }
+    }
+}
+
 /// What only some operations need: messages, addresses, vectors. Made on first use, kept for the operation's life.
 @safe struct OperationDetails {
     var message = unsafe msghdr()

@@ -17,11 +17,17 @@ internal import Synchronization
 
     /// The file object, while in flight. Not retained: it outlives its pending operations.
     var file: Unmanaged<FileObject>?
+    /// The owner, or, with the low bit, what packets carry instead.
+    private let identity: UInt
     /// The `Operation` that owns this record, retained while in flight; nil for a record in memory of a face's own,
     /// which must hold nothing between two starts that would have to be freed.
-    let owner: Unmanaged<Operation>?
-    /// What packets carry instead of an owner: the address of the face's OVERLAPPED.
-    var token: UInt = 0
+    @inline(__always)
+    var owner: Unmanaged<Operation>? {
+        identity & 1 == 0 ? unsafe .fromOpaque(UnsafeRawPointer(bitPattern: identity)!) : nil
+    }
+    /// What packets carry: the owner, or the address of the face's OVERLAPPED.
+    @inline(__always)
+    var token: UInt { identity & ~1 }
     /// Neighbours in the file object's list of pending operations, under its lock.
     var next: Pointer?
     var previous: Pointer?
@@ -37,8 +43,6 @@ internal import Synchronization
 
     /// Kept alive by the owner; without one, retained from the start to the end.
     var event: Unmanaged<CompletionEvent>?
-    /// The message, address and second part of the operations that have one. Never of a record without an owner.
-    var details: UnsafeMutablePointer<OperationDetails>?
     /// The socket that an accept puts its connection into; retained from the start to the end.
     var target: Unmanaged<FileObject>?
 
@@ -50,6 +54,11 @@ internal import Synchronization
     }
     /// MSG_* or RWF_* flags, the mode of an allocation, the direction of a shutdown.
     var callFlags: Int32 = 0
+    /// How an eagerly started operation ended, for the starter to find. It needs its flags no more then.
+    var inlineStatus: UInt32 {
+        get { UInt32(bitPattern: callFlags) }
+        set { callFlags = Int32(bitPattern: newValue) }
+    }
     /// The slot that carries it; whoever ends the operation looks at it without a lock. Not retained: its port outlives
     /// the file's pending operations.
     let slotReference = unsafe Atomic<Unmanaged<Slot>?>(nil)
@@ -61,23 +70,21 @@ internal import Synchronization
     /// Which step of an operation of several steps is under way.
     var step: UInt8 = 0
     var flags: Flags = []
-    /// How an eagerly started operation ended, for the starter to find.
-    var inlineStatus: UInt32 = 0
     /// The descriptor of a connection that it accepted, and what its packet owns. Before the end, the connection that an
     /// accept holds between its steps.
     var inlineAuxiliary: Int32 = 0
     var inlineFlags: PacketEntry.Flags = []
+    /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
+    let isQueued = Atomic<Bool>(false)
     /// Set by whoever cancels, read when the kernel says ECANCELED.
     /// It holds the number of the start that is to end, so that a late cancel does not hit the next one.
     let cancelRequested = Atomic<UInt32>(0)
     /// Counts the starts.
     let startNumber = Atomic<UInt32>(0)
-    /// What waits for this operation to succeed: the first of a list, retained. Changed under `Link.lock`.
-    let followers = unsafe Atomic<Unmanaged<Link>?>(nil)
-    /// Whether the request has reached the slot's queue; `close` must not pull the descriptor away before.
-    let isQueued = Atomic<Bool>(false)
     /// Threads that look at a record without an owner from outside, and `endedBit`. See `RecordHold`.
     let holders = Atomic<UInt32>(0)
+    /// What waits for this operation to succeed: the first of a list, retained. Changed under `Link.lock`.
+    let followers = unsafe Atomic<Unmanaged<Link>?>(nil)
     static let endedBit: UInt32 = 0x8000_0000
 
     struct Flags: OptionSet {
@@ -117,12 +124,22 @@ internal import Synchronization
     /// A customer bit that no status uses while pending.
     static let waiterBit: UInt32 = 0x2000_0000
 
-    init(owner: Unmanaged<Operation>?) {
-        unsafe self.owner = unsafe owner
+    init(owner: Unmanaged<Operation>) {
+        identity = unsafe UInt(bitPattern: owner.toOpaque())
+    }
+
+    /// - Parameter token: even.
+    init(token: UInt) {
+        identity = token | 1
     }
 
     /// Valid while the operation is in flight.
     var slot: Slot? { unsafe slotReference.load(ordering: .relaxed)?.takeUnretainedValue() }
+
+    /// The message, address and second part of the operations that have one.
+    var details: UnsafeMutablePointer<OperationDetails>? {
+        unsafe owner?._withUnsafeGuaranteedRef { unsafe $0.extras?.details }
+    }
 
     /// The buffer group of a continuous receive.
     var lender: Unmanaged<BufferGroup> { unsafe owner!._withUnsafeGuaranteedRef { unsafe $0.lender! } }

@@ -195,7 +195,8 @@ enum Outcomes {
         case .accept:
             return unsafe accepted(record, result)
         case .acceptContinuously:
-            return .goesOn(.success, 0, auxiliary: completion.result, .acceptedDescriptor, rearms: !completion.more)
+            return unsafe .goesOn(
+                .success, 0, auxiliary: completion.result, acceptedFlags(record), rearms: !completion.more)
         case .connect:
             return unsafe connected(record, result)
         case .disconnect:
@@ -262,10 +263,16 @@ enum Outcomes {
         return unsafe handOver(record, descriptor, result)
     }
 
+    /// What the packet of a connection of this listener's says: one of a seqpacket listener keeps messages apart.
+    private static func acceptedFlags(_ record: OperationRecord.Pointer) -> PacketEntry.Flags {
+        let keepsMessages = unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.kind == .message }
+        return keepsMessages ? [.acceptedDescriptor, .keepsMessages] : .acceptedDescriptor
+    }
+
     /// The connection goes into the socket that was given for it, or with the packet.
     private static func handOver(_ record: OperationRecord.Pointer, _ descriptor: Int32, _ bytes: Int) -> Step {
         guard let target = unsafe record.pointee.target?.takeRetainedValue() else {
-            return .finished(.success, UInt(bytes), auxiliary: descriptor, .acceptedDescriptor)
+            return unsafe .finished(.success, UInt(bytes), auxiliary: descriptor, acceptedFlags(record))
         }
         unsafe record.pointee.target = nil
         let code = target.adoptConnection(descriptor)

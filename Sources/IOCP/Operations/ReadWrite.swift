@@ -191,7 +191,7 @@ extension Operation {
         guard buffers.count <= 1024 else {
             throw .invalid("at most 1024 buffers (IOV_MAX) take part in one operation; there are \(buffers.count)")
         }
-        moreBuffers = buffers
+        needExtras().moreBuffers = buffers
         let details = unsafe details
         unsafe details.pointee.setVector(count: buffers.count)
         var length = 0

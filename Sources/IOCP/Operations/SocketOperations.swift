@@ -260,7 +260,7 @@ extension Operation {
             unsafe details.pointee.message.msg_name = details.addressPointer
             unsafe details.pointee.message.msg_namelen = details.pointee.addressLength
         }
-        self.control = control
+        if control != nil || extras?.control != nil { needExtras().control = control }
         if let control {
             unsafe details.pointee.message.msg_control = control.baseAddress
             unsafe details.pointee.message.msg_controllen = numericCast(control.capacity)

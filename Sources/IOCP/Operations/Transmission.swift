@@ -93,10 +93,10 @@ enum Transmission {
 
     /// Closes the operation's own handle to the file, once no lock is held.
     private static func letGoOfFile(_ record: OperationRecord.Pointer) {
-        guard let operation = unsafe record.pointee.owner?.takeUnretainedValue(), let file = operation.companion else {
+        guard let extras = unsafe record.pointee.owner?.takeUnretainedValue().extras, let file = extras.companion else {
             return
         }
-        operation.companion = nil
+        extras.companion = nil
         IOThread.current.graveyard.append(file)
     }
 

@@ -233,7 +233,7 @@ enum Engine {
         port?.lock.lock()
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
         let entry = unsafe PacketEntry(
-            key: end.key, overlapped: owner.map { unsafe UInt(bitPattern: $0.toOpaque()) } ?? record.pointee.token,
+            key: end.key, overlapped: record.pointee.token,
             information: information, status: status.rawValue, auxiliary: record.pointee.inlineAuxiliary,
             flags: owner == nil ? record.pointee.inlineFlags : record.pointee.inlineFlags.union(.operation))
         if unsafe record.pointee.followers.load(ordering: .sequentiallyConsistent) != nil {

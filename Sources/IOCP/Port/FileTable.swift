@@ -23,8 +23,8 @@ final class FileTable: @unchecked Sendable {
         self.capacity = Int32(capacity)
     }
 
-    /// A place, or -1 if all are taken.
-    func take() -> Int32 {
+    /// A place; nil if all are taken.
+    func take() -> Int32? {
         lock.lock()
         defer { lock.unlock() }
         var place = free.popLast()
@@ -34,7 +34,7 @@ final class FileTable: @unchecked Sendable {
         }
         guard let place else {
             refused.add(1, ordering: .relaxed)
-            return -1
+            return nil
         }
         taken.add(1, ordering: .relaxed)
         return place
@@ -81,12 +81,44 @@ final class FileTable: @unchecked Sendable {
     private static let closesAtOnce = (try? Capabilities.probe())?.promptFileRelease ?? false
 }
 
+/// A file's place in the tables of its port's rings. An object of its own, since most files have none.
+final class FilePlace: Sendable {
+    /// -1 once the file has left it.
+    private let number: Atomic<Int32>
+    /// The rings that hold the file there: a bit each, set under the lock of its slot.
+    private let rings = Atomic<UInt64>(0)
+
+    init(_ number: Int32) {
+        self.number = Atomic(number)
+    }
+
+    /// Where rings of the port hold the file besides its descriptor.
+    struct Registration {
+        let place: Int32
+        let rings: UInt64
+    }
+
+    /// Nil once the file has left its place.
+    var registration: Registration? {
+        let place = number.load(ordering: .relaxed)
+        return place < 0 ? nil : Registration(place: place, rings: rings.load(ordering: .relaxed))
+    }
+
+    /// The file leaves its place. Returns what is to be undone, once.
+    func take() -> Registration? {
+        let place = number.exchange(-1, ordering: .relaxed)
+        return place < 0 ? nil : Registration(place: place, rings: rings.exchange(0, ordering: .relaxed))
+    }
+
+    /// Under the slot's lock.
+    func note(_ fileBit: UInt64) { rings.bitwiseOr(fileBit, ordering: .relaxed) }
+}
+
 extension PortCore {
     /// Takes a file out of the tables of the rings that hold it, and gives its place back. Called by whoever closes the
     /// descriptor, before that: no request names the place any more that the kernel has not taken.
     ///
-    /// - Parameter rings: of ``FileObject/Registration``.
-    func unregister(_ registration: FileObject.Registration) {
+        func unregister(_ registration: FilePlace.Registration) {
         var isEmptied = true
         for slot in slots where registration.rings & slot.fileBit != 0 {
             isEmptied = slot.removeRegisteredFile(at: registration.place) && isEmptied
@@ -96,7 +128,7 @@ extension PortCore {
     }
 
     /// The file's descriptor stands for another file from now on.
-    func reregister(_ registration: FileObject.Registration, _ descriptor: Int32) -> Bool {
+    func reregister(_ registration: FilePlace.Registration, _ descriptor: Int32) -> Bool {
         var isReplaced = true
         for slot in slots where registration.rings & slot.fileBit != 0 {
             isReplaced = slot.setRegisteredFile(descriptor, at: registration.place) && isReplaced

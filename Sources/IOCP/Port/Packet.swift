@@ -123,7 +123,8 @@ extension Packet {
             // A negative descriptor: the connection has gone into the socket that the accept was given.
             let socket =
                 entry.auxiliary < 0
-                ? operation.companion as? Socket : Socket(accepted: entry.auxiliary, by: operation)
+                ? operation.extras?.companion as? Socket
+                : Socket(accepted: entry.auxiliary, keepsMessages: entry.flags.contains(.keepsMessages))
             if let socket { return (.accepted(AcceptedConnection(operation, socket, isMore: isMore)), 0) }
         }
         var number = 0

@@ -6,6 +6,8 @@ struct PacketEntry {
         static let operation = Flags(rawValue: 1)
         /// `auxiliary` is the descriptor of an accepted connection that this entry owns.
         static let acceptedDescriptor = Flags(rawValue: 2)
+        /// The accepted connection keeps messages apart.
+        static let keepsMessages = Flags(rawValue: 16)
         /// `auxiliary` is the number of a buffer lent from the operation's group.
         static let lentBuffer = Flags(rawValue: 4)
         /// More packets of the same operation follow.

@@ -12,14 +12,14 @@ extension Slot {
     @inline(__always)
     func useRegisteredFile(_ entry: inout SubmissionEntry, _ record: OperationRecord.Pointer) {
         unsafe record.pointee.file!._withUnsafeGuaranteedRef { file in
-            let place = file.place.load(ordering: .relaxed)
+            guard let filePlace = file.filePlace, let registration = filePlace.registration else { return }
             // Not the file, but a pipe, or a connection that was accepted on it; or nothing.
-            guard place >= 0, entry.fileDescriptor >= 0, entry.fileDescriptor == file.descriptor else { return }
-            if file.registeredIn.load(ordering: .relaxed) & fileBit == 0 {
-                guard setRegisteredFile(file.descriptor, at: place) else { return }
-                file.registeredIn.bitwiseOr(fileBit, ordering: .relaxed)
+            guard entry.fileDescriptor >= 0, entry.fileDescriptor == file.descriptor else { return }
+            if registration.rings & fileBit == 0 {
+                guard setRegisteredFile(file.descriptor, at: registration.place) else { return }
+                filePlace.note(fileBit)
             }
-            entry.fileDescriptor = place
+            entry.fileDescriptor = registration.place
             entry.flags.insert(.fixedFile)
         }
     }

@@ -106,7 +106,7 @@ internal import Synchronization
     let reissues = Atomic<Int>(0)
 
     private var inheritedRing: InheritedRing?
-    /// The slot's bit in ``FileObject/registeredIn`` if the ring has a table of registered files; constant once the port
+    /// The slot's bit in ``FilePlace`` if the ring has a table of registered files; constant once the port
     /// is made, until its owner has gone.
     private let fileBitWord = Atomic<UInt64>(0)
     var fileBit: UInt64 {
