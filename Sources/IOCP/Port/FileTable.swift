@@ -117,8 +117,7 @@ final class FilePlace: Sendable {
 extension PortCore {
     /// Takes a file out of the tables of the rings that hold it, and gives its place back. Called by whoever closes the
     /// descriptor, before that: no request names the place any more that the kernel has not taken.
-    ///
-        func unregister(_ registration: FilePlace.Registration) {
+    func unregister(_ registration: FilePlace.Registration) {
         var isEmptied = true
         for slot in slots where registration.rings & slot.fileBit != 0 {
             isEmptied = slot.removeRegisteredFile(at: registration.place) && isEmptied
