@@ -171,6 +171,17 @@ func withPort<Result>(
     return try body(port, threads)
 }
 
+/// The same with a port that sees no blocking from outside: what it counts then depends on what its threads say only, not
+/// on a page that a busy one waits for, or a lock of a sanitizer's.
+func withUnwatchedPort<Result>(
+    limit: Int, threads count: Int, options: CompletionPort.Options = .init(),
+    _ body: (CompletionPort, [ScriptedThread]) throws -> Result
+) throws -> Result {
+    var options = options
+    options.seesBlocking = false
+    return try withPort(limit: limit, threads: count, options: options, body)
+}
+
 /// Two ends of a TCP connection over the loopback interface.
 func tcpPair() throws -> (client: Socket, server: Socket) {
     let listener = try Socket.listening(at: .loopback(port: 0))

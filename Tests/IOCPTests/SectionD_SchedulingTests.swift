@@ -10,7 +10,7 @@ struct SectionDSchedulingTests {
 
     @Test("the waiter that came last gets the packet (d1, d18, test 37)")
     func newestWaiterFirst() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -22,7 +22,7 @@ struct SectionDSchedulingTests {
 
     @Test("as many posts as waiters and places wake all, newest first (d19)")
     func postsWakeNewestFirst() throws {
-        try withPort(limit: 4, threads: 4) { port, threads in
+        try withUnwatchedPort(limit: 4, threads: 4) { port, threads in
             let tickets = threads.map { $0.waits(on: port) }
             for key in 1...4 { try port.post(key: UInt(key)) }
             #expect(try tickets.map { try $0.value()?.key } == [4, 3, 2, 1])
@@ -31,7 +31,7 @@ struct SectionDSchedulingTests {
 
     @Test("more posts than places wake no more than the limit, and queue the rest (d19, test 47)")
     func limitHoldsForABurst() throws {
-        try withPort(limit: 2, threads: 3) { port, threads in
+        try withUnwatchedPort(limit: 2, threads: 3) { port, threads in
             let tickets = threads.map { $0.waits(on: port) }
             for key in 1...3 { try port.post(key: UInt(key)) }
             #expect(try tickets[2].value()?.key == 1)
@@ -44,7 +44,7 @@ struct SectionDSchedulingTests {
 
     @Test("packets leave in the order in which they came (d2, test 51)")
     func packetsAreFIFO() throws {
-        try withPort(limit: 1, threads: 1) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 1) { port, threads in
             for key in 0..<1000 { try port.post(key: UInt(key)) }
             let keys = try threads[0].perform {
                 try (0..<1000).map { _ in try port.dequeue(timeout: .seconds(30))?.key }
@@ -57,7 +57,7 @@ struct SectionDSchedulingTests {
     func waitersThatBlockAfterOnePacket() throws {
         for limit in 1...3 {
             let event = CompletionEvent()
-            try withPort(limit: limit, threads: 3) { port, threads in
+            try withUnwatchedPort(limit: limit, threads: 3) { port, threads in
                 defer { event.set() }
                 let b = threads[0].waits(on: port)
                 let bBlocked = threads[0].start { try event.wait(timeout: .seconds(30)) }
@@ -80,7 +80,7 @@ struct SectionDSchedulingTests {
 
     @Test("while the one that may run runs, a waiter sleeps on and packets queue (d6, test 38)")
     func busyThreadKeepsTheOthersAsleep() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -93,7 +93,7 @@ struct SectionDSchedulingTests {
 
     @Test("the thread that comes back takes the next packet itself, past the older waiter (d6, test 39)")
     func returningThreadTakesTheNext() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -108,7 +108,7 @@ struct SectionDSchedulingTests {
     @Test("a limit of 0 lets as many run as there are processors (a2, test 49)")
     func limitOfProcessors() throws {
         let count = try CompletionPort().concurrencyLimit
-        try withPort(limit: 0, threads: count + 1) { port, threads in
+        try withUnwatchedPort(limit: 0, threads: count + 1) { port, threads in
             let tickets = threads.map { $0.waits(on: port) }
             for key in 0...count { try port.post(key: UInt(key)) }
             #expect(becomesTrue { tickets.filter(\.isDone).count == count })
@@ -129,7 +129,7 @@ struct SectionDSchedulingTests {
     @Test("a batch takes one place, and the waiter behind it gets what is left when the taker blocks")
     func batchUsesOnePlace() throws {
         let event = CompletionEvent()
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             defer { event.set() }
             let a = threads[0].waits(on: port)
             let b = threads[1].start {
@@ -156,7 +156,7 @@ struct SectionDSchedulingTests {
 
     @Test("the first dequeue ties the thread to the port, with any timeout; before it nothing is counted (d4)")
     func firstDequeueTies() throws {
-        try withPort(limit: 2, threads: 1) { port, threads in
+        try withUnwatchedPort(limit: 2, threads: 1) { port, threads in
             try threads[0].perform { try port.post(key: 1) }
             #expect(port.core.snapshot.running == 0)
             try threads[0].perform { _ = try port.dequeue(timeout: .zero) }
@@ -168,7 +168,7 @@ struct SectionDSchedulingTests {
 
     @Test("a thread that exits frees its place, and the waiter gets the queued packet (d14, test 41)")
     func exitFreesThePlace() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -182,7 +182,7 @@ struct SectionDSchedulingTests {
 
     @Test("freeing a place with nothing queued wakes nobody (d9)")
     func exitWithNothingQueuedWakesNobody() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -197,7 +197,7 @@ struct SectionDSchedulingTests {
     @Test("a thread that dequeues from another port frees its place on the first (d5, d13, test 42)")
     func movingToAnotherPortFreesThePlace() throws {
         let other = try CompletionPort(concurrencyLimit: 1)
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -218,7 +218,7 @@ struct SectionDSchedulingTests {
     @Test("a poll that finds a packet it may not take comes back empty, and counts its thread (d11, test 44)")
     func pollerBeyondTheLimit() throws {
         let events = [CompletionEvent(), CompletionEvent()]
-        try withPort(limit: 1, threads: 3) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 3) { port, threads in
             defer { for event in events { event.set() } }
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
@@ -237,7 +237,7 @@ struct SectionDSchedulingTests {
 
     @Test("a poll by the thread that holds the place takes the packet (d11, test 45)")
     func pollByTheHolder() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -250,7 +250,7 @@ struct SectionDSchedulingTests {
 
     @Test("a thread that polled an empty port counts as running until it blocks or exits (d12, test 46)")
     func pollerCounts() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             #expect(try threads[1].dequeue(port, timeout: .zero).value() == nil)
             try port.post(key: 1)
@@ -263,7 +263,7 @@ struct SectionDSchedulingTests {
 
     @Test("a wait that timed out leaves its thread counted (d12)")
     func timedOutWaiterCounts() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             #expect(try threads[1].dequeue(port, timeout: .milliseconds(10)).value() == nil)
             #expect(port.core.snapshot == (queued: 0, running: 1, waiting: 1, inFlight: 0))
@@ -275,7 +275,7 @@ struct SectionDSchedulingTests {
 
     @Test("a waiter that ran a queued call counts, and those that sleep sleep on (d12)")
     func calledWaiterCounts() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let called = try threads[1].perform { IOThread.current }
             let b = threads[1].start {
@@ -334,7 +334,7 @@ struct SectionDSchedulingTests {
     )
     func blockingFreesThePlace() throws {
         for block in try Block.all() {
-            try withPort(limit: 1, threads: 3) { port, threads in
+            try withUnwatchedPort(limit: 1, threads: 3) { port, threads in
                 let a = threads[0].waits(on: port)
                 let b = threads[1].waits(on: port)
                 try port.post(key: 1)
@@ -360,7 +360,7 @@ struct SectionDSchedulingTests {
 
     @Test("a wait that is satisfied without sleeping frees no place (d8)")
     func satisfiedWaitKeepsThePlace() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
             try port.post(key: 1)
@@ -377,7 +377,7 @@ struct SectionDSchedulingTests {
     @Test("a thread that blocks with nothing queued wakes nobody; the packet that then comes does (d9)")
     func blockThenPost() throws {
         let event = CompletionEvent()
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             defer { event.set() }
             let a = threads[0].waits(on: port)
             let b = threads[1].waits(on: port)
@@ -414,7 +414,7 @@ struct SectionDSchedulingTests {
 
     @Test("a completion wakes the newest waiter, whoever sleeps in the ring (d1)", arguments: [1, 2, 3])
     func completionWakesTheNewest(limit: Int) throws {
-        try withPort(limit: limit, threads: 3) { port, threads in
+        try withUnwatchedPort(limit: limit, threads: 3) { port, threads in
             let (reader, writer) = try Socket.pair()
             try port.associate(reader, key: 9)
             let operation = IOCP.Operation(capacity: 16)
@@ -431,7 +431,7 @@ struct SectionDSchedulingTests {
 
     @Test("completions come newest waiter first, as posts do (d1, d19)")
     func severalCompletions() throws {
-        try withPort(limit: 3, threads: 3) { port, threads in
+        try withUnwatchedPort(limit: 3, threads: 3) { port, threads in
             let pairs = try (0..<3).map { _ in try Socket.pair() }
             let tickets = threads.map { $0.waits(on: port) }
             for (index, pair) in pairs.enumerated() {
@@ -447,7 +447,7 @@ struct SectionDSchedulingTests {
 
     @Test("completions that arrive while the limit is used up are queued, not handed out (d6)")
     func completionsHonourTheLimit() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let (reader, writer) = try Socket.pair()
             try port.associate(reader, key: 9)
             let a = threads[0].waits(on: port)
@@ -465,7 +465,7 @@ struct SectionDSchedulingTests {
 
     @Test("a completion in the ring of a busy thread goes to an idle one while the limit allows it (d1)")
     func completionBehindABusyThread() throws {
-        try withPort(limit: 2, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 2, threads: 2) { port, threads in
             let (reader, writer) = try Socket.pair()
             try port.associate(reader, key: 9)
             // The busy one: it defers a receive, which is in its own ring, and computes.
@@ -481,7 +481,7 @@ struct SectionDSchedulingTests {
 
     @Test("the same after the busy thread has been out for long, back from a wait without a packet (d12)")
     func completionBehindAPollerThatWentAway() throws {
-        try withPort(limit: 2, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 2, threads: 2) { port, threads in
             let (reader, writer) = try Socket.pair()
             try port.associate(reader, key: 9)
             try threads[0].perform {
@@ -501,7 +501,7 @@ struct SectionDSchedulingTests {
     func strangersOperationBehindABusyThread() throws {
         var options = CompletionPort.Options()
         options.rings = 1
-        try withPort(limit: 2, threads: 2, options: options) { port, threads in
+        try withUnwatchedPort(limit: 2, threads: 2, options: options) { port, threads in
             let (reader, writer) = try Socket.pair()
             try port.associate(reader, key: 9)
             let first = threads[0].waits(on: port)
@@ -517,7 +517,7 @@ struct SectionDSchedulingTests {
 
     @Test("an operation behind a busy thread completes: its event is set, though nobody may take its packet (d6, e2)")
     func eventBehindABusyThread() throws {
-        try withPort(limit: 1, threads: 2) { port, threads in
+        try withUnwatchedPort(limit: 1, threads: 2) { port, threads in
             let (reader, writer) = try Socket.pair()
             try port.associate(reader, key: 9)
             let event = CompletionEvent()
@@ -540,7 +540,7 @@ struct SectionDSchedulingTests {
     func deferredOperationsDoNotStrand() throws {
         let event = CompletionEvent()
         for blocks in [false, true] {
-            try withPort(limit: 1, threads: 1) { port, threads in
+            try withUnwatchedPort(limit: 1, threads: 1) { port, threads in
                 defer { event.set() }
                 let (reader, writer) = try Socket.pair()
                 try port.associate(writer, key: 9)
@@ -558,7 +558,7 @@ struct SectionDSchedulingTests {
     func fewerRingsThanPlaces() throws {
         var options = CompletionPort.Options()
         options.rings = 1
-        try withPort(limit: 3, threads: 3, options: options) { port, threads in
+        try withUnwatchedPort(limit: 3, threads: 3, options: options) { port, threads in
             let pairs = try (0..<3).map { _ in try Socket.pair() }
             for (index, pair) in pairs.enumerated() { try port.associate(pair.0, key: UInt(index)) }
             for _ in 0..<50 {
@@ -578,7 +578,7 @@ struct SectionDSchedulingTests {
         let handled = Atomic<Int>(0)
         let running = Atomic<Int>(0)
         let most = Atomic<Int>(0)
-        try withPort(limit: limit, threads: 6) { port, threads in
+        try withUnwatchedPort(limit: limit, threads: 6) { port, threads in
             let pairs = try (0..<4).map { _ in try Socket.pair() }
             for pair in pairs { try port.associate(pair.0, key: 1) }
             let done = threads.map { thread in
@@ -625,7 +625,7 @@ struct SectionDSchedulingTests {
         let total = 3000
         let taken = Atomic<Int>(0)
         let other = try CompletionPort(concurrencyLimit: 1)
-        try withPort(limit: 2, threads: 6) { port, threads in
+        try withUnwatchedPort(limit: 2, threads: 6) { port, threads in
             let tickets = threads.enumerated().map { index, thread in
                 thread.start {
                     var state = UInt64(index + 1)
