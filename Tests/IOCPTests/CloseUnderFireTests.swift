@@ -8,7 +8,7 @@ import Testing
 struct CloseUnderFireTests {
     @Test(
         "handles closed from any thread: each operation ends once, with a packet; nothing is left (e6, e27–e35)",
-        .timeLimit(.minutes(2)), arguments: [1, 2, 3] as [UInt64])
+        .timeLimit(.minutes(5)), arguments: [1, 2, 3] as [UInt64])
     func handles(seed: UInt64) async {
         await #expect(processExitsWith: .success) { [seed] in
             try exitTest {
@@ -46,7 +46,7 @@ struct CloseUnderFireTests {
 
     @Test(
         "the port closed from any thread, a handler too: waiters are told, operations end once, nothing is left (f2–f6)",
-        .timeLimit(.minutes(2)), arguments: [1, 2, 3] as [UInt64])
+        .timeLimit(.minutes(5)), arguments: [1, 2, 3] as [UInt64])
     func ports(seed: UInt64) async {
         await #expect(processExitsWith: .success) { [seed] in
             try exitTest {

@@ -29,7 +29,7 @@ private func setOnFire(waiters: Int = 2) throws -> Fire {
 /// Threads that nobody joins.
 private func detach<Value>(_ thread: SideThread<Value>) { _ = thread }
 
-@Suite("A process may end at any moment", .timeLimit(.minutes(2)))
+@Suite("A process may end at any moment", .timeLimit(.minutes(5)))
 struct ProcessExitTests {
     @Test("exit by the main thread, with threads that wait, run and hold locks, and operations in flight (e36)")
     func exits() async {

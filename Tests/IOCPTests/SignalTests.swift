@@ -26,7 +26,7 @@ struct SignalTests {
 
     @Test(
         "a storm of signals loses no packet, doubles none, ends no wait early nor late, and closes nothing twice (e6)",
-        .timeLimit(.minutes(2)))
+        .timeLimit(.minutes(5)))
     func storm() async {
         await #expect(processExitsWith: .success) {
             try exitTest {
