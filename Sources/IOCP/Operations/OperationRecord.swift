@@ -54,11 +54,9 @@ internal import Synchronization
     }
     /// MSG_* or RWF_* flags, the mode of an allocation, the direction of a shutdown.
     var callFlags: Int32 = 0
-    /// How an eagerly started operation ended, for the starter to find. It needs its flags no more then.
-    var inlineStatus: UInt32 {
-        get { UInt32(bitPattern: callFlags) }
-        set { callFlags = Int32(bitPattern: newValue) }
-    }
+    /// How an eagerly started operation ended, for the starter to find: in the place of its flags, which it needs no more
+    /// then.
+    var inlineStatus: UInt32 { UInt32(bitPattern: callFlags) }
     /// The slot that carries it; whoever ends the operation looks at it without a lock. Not retained: its port outlives
     /// the file's pending operations.
     let slotReference = unsafe Atomic<Unmanaged<Slot>?>(nil)

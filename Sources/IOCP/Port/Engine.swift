@@ -426,7 +426,8 @@ enum Engine {
         unsafe record.pointee.information = information
         // An eager starter that has not looked yet does the rest by itself.
         if unsafe record.pointee.phase.load(ordering: .acquiring) == OperationRecord.Phase.issuing {
-            unsafe record.pointee.inlineStatus = status.rawValue
+            // `inlineStatus`; a setter would be an access to the whole record.
+            unsafe record.pointee.callFlags = Int32(bitPattern: status.rawValue)
             unsafe record.pointee.inlineAuxiliary = auxiliary
             unsafe record.pointee.inlineFlags = flags
             // Fails only if the starter has declared it pending meanwhile.
