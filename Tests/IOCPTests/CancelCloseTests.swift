@@ -675,4 +675,30 @@ struct CancelCloseTests {
         writeRaw("abc", to: right)
         try port.expect(operation, bytes: 3, key: 31)
     }
+
+    @Test("a cancel that comes late does not end the next start, though that waits for its turn, or for another (e21)")
+    func lateCancel() throws {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        let (left, right) = try Socket.pair()
+        let (other, otherPeer) = try Socket.pair()
+        for handle in [left, other] { try port.associate(handle, key: 1) }
+        let operation = IOCP.Operation(capacity: 1)
+        let before = IOCP.Operation(capacity: 1)
+        for isLinked in [false, true] {
+            try left.receive(operation)
+            // As seen by a thread that is about to cancel it, and does so only when all of this has happened.
+            let start = try #require(left.file.pendingOperations { _ in true }.first)
+            writeRaw("x", to: right)
+            try port.expect(operation, bytes: 1, key: 1)
+            try other.receive(before)
+            if isLinked { try operation.follow(before) }
+            try other.receive(operation)
+            #expect(!Engine.interrupt(start))
+            #expect(operation.isPending)
+            writeRaw("yz", to: otherPeer)
+            try port.expect(before, bytes: 1, key: 1)
+            try port.expect(operation, bytes: 1, key: 1)
+        }
+    }
+
 }

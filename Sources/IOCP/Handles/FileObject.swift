@@ -363,24 +363,27 @@ public enum HandleKind: UInt8, Sendable {
         case soon
     }
 
-    /// Takes an operation that is to end out of its lane, if it waits there.
-    func leaveLane(_ record: OperationRecord.Pointer) -> Leaving {
+    /// Takes an operation that is to end out of its lane, if it waits in one of this object's.
+    ///
+    /// Nothing of the record is read before it is found: it may be another start's, of another file's, just being filled.
+    func leaveLane(_ start: PendingStart) -> Leaving {
         lock.lock()
         defer { lock.unlock() }
-        switch unsafe record.pointee.lane {
-        case .none: return .notThere
-        case .incoming: return unsafe Self.leave(&incoming, record, closed: closed)
-        case .outgoing: return unsafe Self.leave(&outgoing, record, closed: closed)
-        }
+        let leaving = unsafe Self.leave(&incoming, start, closed: closed)
+        if case .notThere = leaving { return Self.leave(&outgoing, start, closed: closed) }
+        return leaving
     }
 
-    private static func leave(_ lane: inout Lane, _ record: OperationRecord.Pointer, closed: Bool) -> Leaving {
+    private static func leave(_ lane: inout Lane, _ start: PendingStart, closed: Bool) -> Leaving {
+        let record = unsafe start.record
         guard let last = unsafe lane.last else { return .notThere }
         var previous = unsafe last
         var allEnd = unsafe closed || lane.active?.pointee.isCancelRequested == true
         repeat {
             let waiting = unsafe previous.pointee.nextQueued!
             if unsafe waiting == record {
+                let number = unsafe record.pointee.startNumber.load(ordering: .relaxed)
+                if number != start.number { return .notThere }
                 if allEnd { return .soon }
                 if unsafe waiting == previous {
                     unsafe lane.last = nil
@@ -460,12 +463,15 @@ public enum HandleKind: UInt8, Sendable {
     @safe struct PendingStart {
         let record: OperationRecord.Pointer
         let number: UInt32
+        /// Where it is pending. The record may belong to another start, on another file, by the time it is looked at.
+        let file: FileObject
         /// Keeps the record where it is.
         let keeper: AnyObject
 
         /// Made under the lock of a file object in which the operation is pending or awaited.
         init(_ record: OperationRecord.Pointer, of file: FileObject, number: UInt32? = nil) {
             unsafe self.record = unsafe record
+            self.file = file
             unsafe self.number = number ?? record.pointee.startNumber.load(ordering: .relaxed)
             if let owner = unsafe record.pointee.owner {
                 keeper = unsafe owner.takeUnretainedValue()

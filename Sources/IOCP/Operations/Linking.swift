@@ -41,6 +41,8 @@ final class Link: @unchecked Sendable {
 
     let operation: Operation
     let file: FileObject
+    /// The number of the operation's start.
+    private let number: UInt32
     /// It has begun, or ended.
     private var isOver = false
     /// The next that waits for the same.
@@ -49,6 +51,14 @@ final class Link: @unchecked Sendable {
     init(_ operation: Operation, _ file: FileObject) {
         self.operation = operation
         self.file = file
+        number = unsafe operation.record.pointee.startNumber.load(ordering: .relaxed)
+    }
+
+    /// Sets what others look for under the lock.
+    static func set(_ extras: OperationExtras, of place: inout OperationExtras?) {
+        lock.lock()
+        place = extras
+        lock.unlock()
     }
 
     enum Waiting {
@@ -90,13 +100,14 @@ final class Link: @unchecked Sendable {
         return true
     }
 
-    /// A pending operation that does not wait for its link any more. Returns whether it did.
-    static func takeOut(_ record: OperationRecord.Pointer) -> Bool {
-        guard let owner = unsafe record.pointee.owner else { return false }
+    /// A start does not wait for its link any more. Returns whether it did.
+    static func takeOut(_ start: FileObject.PendingStart) -> Bool {
+        guard let owner = unsafe start.record.pointee.owner else { return false }
         lock.lock()
         let link = unsafe owner._withUnsafeGuaranteedRef { $0.extras?.link }
         lock.unlock()
-        return link?.finish() ?? false
+        guard let link, link.number == start.number else { return false }
+        return link.finish()
     }
 
     /// An operation has ended: those that wait for it begin, or end, once no lock is held.

@@ -34,7 +34,7 @@ internal import Synchronization
     /// The group that continuous receives take their buffers from, retained. Set once: packets look for their buffers
     /// in it, also after a later start.
     final private(set) var lender: Unmanaged<BufferGroup>?
-    /// What few operations need. Set once, by a starter.
+    /// What few operations need. Set once, by a starter, under `Link.lock`: those who cancel a start before look here.
     final private(set) var extras: OperationExtras?
 
     /// - Parameter buffer: the operation's memory. Operations without data need none.
@@ -174,7 +174,7 @@ internal import Synchronization
     final func needExtras() -> OperationExtras {
         if let extras { return extras }
         let made = OperationExtras()
-        extras = made
+        Link.set(made, of: &extras)
         return made
     }
 

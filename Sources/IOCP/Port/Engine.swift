@@ -583,12 +583,12 @@ enum Engine {
         let me = IOThread.current
         // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
-            if unsafe Link.takeOut(record) {
+            if Link.takeOut(start) {
                 _ = unsafe finishUnqueued(record, me)
                 me.buryDead()
                 return true
             }
-            switch unsafe record.pointee.file!._withUnsafeGuaranteedRef({ unsafe $0.leaveLane(record) }) {
+            switch start.file.leaveLane(start) {
             case .left:
                 _ = unsafe finishUnqueued(record, me)
                 me.buryDead()
