@@ -15,7 +15,8 @@ final class Observer: @unchecked Sendable {
     /// The process's; another one after a fork, since the thread stays behind, and what it waits with is the parent's.
     private(set) nonisolated(unsafe) static var shared = Observer(after: nil)
 
-    /// After something had to be handed on, so many ticks come this often.
+    /// After something had to be handed on, so many ticks come this often. What they find does not prolong it: a thread
+    /// that is preempted looks, to ticks this quick, like one that computes, and under load would keep them going.
     private static let troubledInterval: Int64 = 1_000_000
     private static let troubledTicks = 50
     /// What the kernel refuses is tried again no less often.
@@ -153,6 +154,7 @@ final class Observer: @unchecked Sendable {
         let me = IOThread.current
         var quiet = 0
         var troubled = 0
+        var isHurried = false
         var ticks = false
         var failedWaits = 0
         var nextTick: Int64 = 0
@@ -183,7 +185,7 @@ final class Observer: @unchecked Sendable {
             switch findings {
             case .trouble:
                 quiet = 0
-                troubled = Self.troubledTicks
+                if !isHurried { troubled = Self.troubledTicks }
             case .refusal, .something:
                 quiet = 0
             case .nothing:
@@ -202,7 +204,8 @@ final class Observer: @unchecked Sendable {
             }
             var pause = interval.load(ordering: .relaxed)
             if findings == .refusal { pause = min(pause, Self.refusedInterval) }
-            if troubled > 0 { pause = min(pause, Self.troubledInterval) }
+            isHurried = troubled > 0
+            if isHurried { pause = min(pause, Self.troubledInterval) }
             nextTick = now + pause
         }
     }
