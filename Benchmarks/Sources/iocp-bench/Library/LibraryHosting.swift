@@ -159,7 +159,8 @@ enum LibraryHosting {
         let stop = Stop()
         let count = Atomic<Int>(0)
         let failure = Atomic<Bool>(false)
-        private var state: UInt64 = 0x2545_F491
+        // The bare port's is a local variable: the run-time check would be a cost of this program, not of the manager's.
+        @exclusivity(unchecked) private var state: UInt64 = 0x2545_F491
 
         func onComplete(error: UInt32, bytes: UInt32, overlapped: UnsafeMutableRawPointer?) throws(HResult) {
             let pointer = unsafe (overlapped! - 8).load(as: UnsafeMutableRawPointer.self)
