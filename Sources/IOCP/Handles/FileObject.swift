@@ -370,7 +370,7 @@ public enum HandleKind: UInt8, Sendable {
         lock.lock()
         defer { lock.unlock() }
         let leaving = unsafe Self.leave(&incoming, start, closed: closed)
-        if case .notThere = leaving { return Self.leave(&outgoing, start, closed: closed) }
+        if case .notThere = leaving { return unsafe Self.leave(&outgoing, start, closed: closed) }
         return leaving
     }
 
