@@ -172,7 +172,7 @@ enum LibraryHosting {
             }
             count.store(count.load(ordering: .relaxed) + 1, ordering: .relaxed)
             do throws(PortError) {
-                try block.start(&state)
+                unsafe try block.start(&state)
             } catch {
                 failure.store(true, ordering: .sequentiallyConsistent)
                 throw .fail
