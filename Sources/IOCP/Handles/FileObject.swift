@@ -182,6 +182,10 @@ public enum HandleKind: UInt8, Sendable {
             lock.unlock()
             throw .handleClosed
         }
+        if unsafe isOccupied(for: record.pointee.lane) {
+            lock.unlock()
+            throw Self.occupied
+        }
         // Before it is in the list, under the lock: whoever closes the ledger and then the pending operations misses none.
         if unsafe record.pointee.owner == nil, let ledger {
             guard !ledger.isClosed else {
@@ -327,15 +331,39 @@ public enum HandleKind: UInt8, Sendable {
             return .incoming
         case .write, .writeVectored, .send, .sendMessage, .sendZeroCopy: return sendsInOrder ? .outgoing : .none
         case .transmitFile, .shutdown, .disconnect: return .outgoing
+        case .transact: return .both
         default: return .none
         }
+    }
+
+    /// Whether a transaction keeps an operation away, or others a transaction. Under the lock.
+    @inline(__always)
+    private func isOccupied(for lane: OperationRecord.Lane) -> Bool {
+        switch lane {
+        case .none: false
+        case .incoming: unsafe incoming.active?.pointee.lane == .both
+        case .outgoing: unsafe outgoing.active?.pointee.lane == .both
+        case .both: unsafe incoming.active != nil || outgoing.active != nil
+        }
+    }
+
+    private static var occupied: PortError {
+        .invalid(
+            "a transaction is the only operation on its socket: dequeue the packet of what is in flight there, or cancel it, first"
+        )
     }
 
     /// Under the lock.
     @inline(__always)
     private func enterLane(_ record: OperationRecord.Pointer) -> Bool {
-        unsafe record.pointee.lane == .incoming
-            ? Self.enter(&incoming, record) : Self.enter(&outgoing, record)
+        switch unsafe record.pointee.lane {
+        case .incoming: return unsafe Self.enter(&incoming, record)
+        case .both:
+            unsafe incoming.active = record
+            unsafe outgoing.active = record
+            return true
+        default: return unsafe Self.enter(&outgoing, record)
+        }
     }
 
     @inline(__always)
@@ -400,11 +428,14 @@ public enum HandleKind: UInt8, Sendable {
     }
 
     /// A pending operation begins only now. Returns whether it is its turn; if not, whoever ends the one before pushes it.
-    func takeTurn(_ record: OperationRecord.Pointer) -> Bool {
+    /// Nil if a transaction keeps it away.
+    func takeTurn(_ record: OperationRecord.Pointer) -> Bool? {
         lock.lock()
         defer { lock.unlock() }
-        unsafe record.pointee.lane = lane(of: record.pointee.kind)
-        return unsafe record.pointee.lane == .none || enterLane(record)
+        let lane = unsafe lane(of: record.pointee.kind)
+        if isOccupied(for: lane) { return nil }
+        unsafe record.pointee.lane = lane
+        return unsafe lane == .none || enterLane(record)
     }
 
     /// An operation lets others have their turn before its end. Returns the one whose turn has come.
@@ -420,7 +451,15 @@ public enum HandleKind: UInt8, Sendable {
     /// The operation whose turn comes when this one ends, if it had its turn. Under the lock.
     @inline(__always)
     private func advanceLane(_ record: OperationRecord.Pointer) -> OperationRecord.Pointer? {
-        unsafe record.pointee.lane == .incoming ? Self.advance(&incoming, record) : Self.advance(&outgoing, record)
+        switch unsafe record.pointee.lane {
+        case .incoming: return unsafe Self.advance(&incoming, record)
+        case .both:
+            // It is the active one of both, and nobody waits behind it.
+            unsafe incoming.active = nil
+            unsafe outgoing.active = nil
+            return nil
+        default: return unsafe Self.advance(&outgoing, record)
+        }
     }
 
     @inline(__always)

@@ -156,6 +156,7 @@ extension Engine {
         guard let predecessor, file.association != nil else {
             throw .invalid("an operation that follows another one needs a handle that is associated with a port")
         }
+        guard unsafe record.pointee.kind != .transact else { throw .invalid("a transaction cannot follow an operation") }
         // It takes its turn when it begins.
         unsafe record.pointee.lane = .none
         let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)
@@ -182,7 +183,13 @@ extension Engine {
     static func begin(_ link: Link) {
         let me = IOThread.current
         let record = unsafe link.operation.record
-        guard let core = link.file.association?.port, unsafe link.file.takeTurn(record) else { return }
+        guard let core = link.file.association?.port else { return }
+        guard let isItsTurn = unsafe link.file.takeTurn(record) else {
+            // A transaction has the socket, which it was not to have yet.
+            _ = unsafe finishUnqueued(record, me, .invalidParameter)
+            return
+        }
+        if !isItsTurn { return }
         let own = unsafe me.isTied(to: core) ? me.leasedReference : nil
         let slot = unsafe own?.takeUnretainedValue() ?? core.foreignSlot()
         slot.lock.lock()

@@ -104,6 +104,8 @@ internal import Synchronization
     /// The direction in which an operation moves the bytes of a stream.
     enum Lane: UInt8 {
         case none, incoming, outgoing
+        /// Only where nothing else moves any.
+        case both
     }
 
     enum Phase {
@@ -201,4 +203,5 @@ enum OperationKind: UInt8 {
     case accept, acceptContinuously
     case connect, disconnect, shutdown
     case transmitFile
+    case transact
 }

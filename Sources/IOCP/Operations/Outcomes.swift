@@ -10,6 +10,8 @@ enum Outcomes {
         case again
         /// The record waits for a buffer of its group.
         case paused
+        /// A request was queued that is not the operation's own; another completion tells.
+        case asked
         /// The kernel tells later that it needs the memory no more. `isSent`: the next of the lane may begin.
         case awaitsNotification(isSent: Bool)
         /// One packet of several. `rearms`: the kernel has stopped, the request must be queued again.
@@ -19,6 +21,13 @@ enum Outcomes {
 
     @inline(__always)
     static func next(_ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot) -> Step {
+        if unsafe record.pointee.kind == .transact { return unsafe Transaction.next(record, completion, slot) }
+        return unsafe single(record, completion, slot)
+    }
+
+    /// The same of a request that is the only one of its operation.
+    @inline(__always)
+    static func single(_ record: OperationRecord.Pointer, _ completion: Completion, _ slot: Slot) -> Step {
         let result = completion.result
         if result < 0 { return unsafe unlessReceived(failure(record, -result, completion, slot), record) }
         if unsafe record.pointee.flags.contains(.polling) {
@@ -95,7 +104,7 @@ enum Outcomes {
     }
 
     /// What an empty receive means.
-    private static func endOfStream(_ record: OperationRecord.Pointer) -> CompletionStatus {
+    static func endOfStream(_ record: OperationRecord.Pointer) -> CompletionStatus {
         let file = unsafe record.pointee.file!
         return unsafe file._withUnsafeGuaranteedRef { file in
             if file.kind == .pipe { return .pipeBroken }
@@ -203,6 +212,8 @@ enum Outcomes {
             return unsafe disconnected(record)
         case .transmitFile:
             return unsafe Transmission.next(record, result)
+        case .transact:
+            return unsafe Transaction.moved(record, result)
         case .none, .receive, .send, .read, .write:
             preconditionFailure("handled before")
         }
@@ -384,14 +395,19 @@ enum Outcomes {
             // A peer that gave up before it was accepted ends nothing.
             return .again
         default:
-            unsafe dropHeld(record)
-            if code == ECONNRESET { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() } }
-            // The next step of an operation whose handle was closed meanwhile finds no descriptor (EBADF).
-            if code == EPIPE || code == EBADF, let stop = unsafe interruption(record) {
-                return .finished(stop, progress)
-            }
-            return unsafe .finished(status(record, ofErrno: code), progress)
+            return unsafe failed(record, code, progress)
         }
+    }
+
+    /// An error that ends the operation.
+    static func failed(_ record: OperationRecord.Pointer, _ code: Int32, _ progress: UInt) -> Step {
+        unsafe dropHeld(record)
+        if code == ECONNRESET { unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() } }
+        // The next step of an operation whose handle was closed meanwhile finds no descriptor (EBADF).
+        if code == EPIPE || code == EBADF, let stop = unsafe interruption(record) {
+            return .finished(stop, progress)
+        }
+        return unsafe .finished(status(record, ofErrno: code), progress)
     }
 
     /// Whether there is data, an end or an error to be received now.

@@ -78,6 +78,8 @@ enum Requests {
             return unsafe .timeout(shortWhile)
         }
         return switch unsafe record.pointee.kind {
+        case .transact where unsafe record.pointee.step != Transaction.Step.receiving:
+            .poll(descriptor, events: UInt32(POLLOUT), multishot: false)
         case .write, .writeVectored, .send, .sendMessage, .sendZeroCopy, .connect, .transmitFile:
             .poll(descriptor, events: UInt32(POLLOUT), multishot: false)
         default:
@@ -154,6 +156,8 @@ enum Requests {
             return .shutdown(descriptor, how: flags)
         case .transmitFile:
             return unsafe Transmission.entry(record, descriptor)
+        case .transact:
+            return unsafe Transaction.entry(record)
         case .none, .receive, .send, .read, .write:
             preconditionFailure("an operation without a request cannot be in flight")
         }

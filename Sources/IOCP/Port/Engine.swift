@@ -314,10 +314,11 @@ enum Engine {
                 if consumed == ready { break }
             }
             let completion = slot.completion(at: consumed)
-            if completion.userData & Slot.tagMask != 0 {
+            let tag = completion.userData & Slot.tagMask
+            if tag != 0 && tag < Slot.silentTag {
                 // A wake-up, perhaps not yet seen by the sleeper it is for: leave it.
                 if completion.userData == Slot.wakeTag && slot.isWatched { break }
-                if completion.userData & Slot.tagMask > Slot.ignoredTag { slot.noteTagged(completion.userData) }
+                if tag > Slot.ignoredTag { slot.noteTagged(completion.userData) }
                 consumed += 1
                 continue
             }
@@ -341,14 +342,17 @@ enum Engine {
         _ completion: Completion, _ slot: Slot, _ me: IOThread, _ out: UnsafeMutablePointer<PacketEntry>,
         _ pushed: inout Bool
     ) -> Bool {
-        let record = unsafe OperationRecord.Pointer(bitPattern: UInt(completion.userData))!
-        if !completion.more { slot.requestEnded() }
+        let record = unsafe OperationRecord.Pointer(bitPattern: UInt(completion.userData & ~Slot.tagMask))!
+        if !completion.more && completion.userData & Slot.tagMask == 0 { slot.requestEnded() }
         switch unsafe Outcomes.next(record, completion, slot) {
         case .again:
             unsafe slot.push(record)
             pushed = true
             return false
         case .paused:
+            return false
+        case .asked:
+            pushed = true
             return false
         case .awaitsNotification(let isSent):
             let file = unsafe record.pointee.file!
@@ -625,6 +629,7 @@ enum Engine {
             slot.lock.unlock()
             return true
         }
+        slot.enqueueLate()
         let waited =
             unsafe slot.removeFromBacklog(record)
             || (record.pointee.kind == .receiveContinuously
@@ -699,7 +704,8 @@ enum Engine {
         var entry = PacketEntry(key: 0, overlapped: 0, information: 0, status: 0)
         var next: OperationRecord.Pointer?
         let status = unsafe Outcomes.interruption(record) ?? status
-        let progress = unsafe UInt(record.pointee.progress)
+        // Bytes that were sent are none that were received.
+        let progress = unsafe record.pointee.kind == .transact ? 0 : UInt(record.pointee.progress)
         unsafe Outcomes.dropHeld(record)
         _ = unsafe finish(record, status, progress, 0, [], nil, me, &entry, &next)
         return unsafe next

@@ -39,6 +39,8 @@ internal import Synchronization
     let isOut = Atomic<Bool>(true)
     /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
     var timeWhenBlocked: Int64 = 0
+    /// The same when the monitor last looked at it without haste.
+    var timeWhenLookedAt: Int64 = -1
     /// Blocking regions that the thread is in. Only the thread itself touches it.
     private var regions = 0
 

@@ -181,7 +181,7 @@ final class Observer: @unchecked Sendable {
             let now = iocp_now_ns()
             guard ticks, now >= nextTick else { continue }
             troubled = max(0, troubled - 1)
-            let findings = tickAll(me)
+            let findings = tickAll(me, isHurried: isHurried)
             switch findings {
             case .trouble:
                 quiet = 0
@@ -195,7 +195,7 @@ final class Observer: @unchecked Sendable {
                     Self.isAsleep.store(true, ordering: .sequentiallyConsistent)
                     // And whoever has looked before this fence is seen; refused the fence, the thread goes on ticking.
                     let isSeen = iocp_membarrier() || !iocp_has_membarrier()
-                    if tickAll(me) > .nothing || !isSeen {
+                    if tickAll(me, isHurried: isHurried) > .nothing || !isSeen {
                         if Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { quiet = 0 }
                     } else {
                         ticks = false
@@ -220,12 +220,12 @@ final class Observer: @unchecked Sendable {
         if core.observe(slot, me) { arm(slot) }
     }
 
-    private func tickAll(_ me: IOThread) -> PortCore.Findings {
+    private func tickAll(_ me: IOThread, isHurried: Bool) -> PortCore.Findings {
         lock.lock()
         let living = cores
         lock.unlock()
         var findings = PortCore.Findings.nothing
-        for core in living { findings = max(findings, core.tick(me)) }
+        for core in living { findings = max(findings, core.tick(me, isHurried: isHurried)) }
         return findings
     }
 }

@@ -98,7 +98,9 @@ extension PortCore {
     /// The monitor's look at what may wait behind threads that are out in user code: entries that a thread left
     /// unsubmitted, completions in its ring while another thread could take them, packets while it holds a place and is
     /// blocked. A ring whose thread stays away is waited for from then on, as if nobody leased it.
-    func tick(_ me: IOThread) -> Findings {
+    ///
+    /// - Parameter isHurried: soon after something had to be handed on.
+    func tick(_ me: IOThread, isHurried: Bool) -> Findings {
         var findings = Findings.nothing
         for slot in slots {
             if slot.isOwned {
@@ -144,7 +146,8 @@ extension PortCore {
             guard mayRun || isWatched || needsAttendant else { continue }
             if slot.submitter.needsEnter { _ = iocp_membarrier() }
             if slot.hasCompletions {
-                findings = .trouble
+                // One that comes and goes would have taken them soon.
+                findings = max(findings, isAway ? .trouble : .something)
                 lock.lock()
                 if !isClosed { absorb(slot, me, atMost: 1) }
                 publish()
@@ -152,7 +155,7 @@ extension PortCore {
             }
         }
         if seemsHeldUp {
-            findings = lookAtHolders(me) ? .trouble : max(findings, .something)
+            findings = lookAtHolders(me, sparingly: !isHurried) ? .trouble : max(findings, .something)
         }
         if letAttendantLook() { findings = max(findings, .something) }
         me.buryDead()

@@ -19,6 +19,10 @@ internal import Synchronization
     static let wordTag: UInt64 = 3
     /// User data, with the place above it, of a request that takes a file out of the ring's table.
     static let placeTag: UInt64 = 4
+    /// User data, with the record's address, of the send of a pair (``Transaction``).
+    static let silentTag: UInt64 = 5
+    /// The same of the request that takes its receive back.
+    static let recallTag: UInt64 = 6
     /// Bits of user data that are zero in the address of a record.
     static let tagMask: UInt64 = 7
 
@@ -125,6 +129,11 @@ internal import Synchronization
     /// Records and cancels in the backlog. Written under `lock`, for looks without it.
     private let backlogCount = Atomic<Int>(0)
     private var backlogLast: OperationRecord.Pointer?
+    /// Pairs whose send is queued, and whose receive is to be. Room is kept for those.
+    private var lateFirst: OperationRecord.Pointer?
+    private var lateLast: OperationRecord.Pointer?
+    /// Written under `lock`, for looks without it.
+    private let lateCount = Atomic<UInt32>(0)
     /// The port that the slot belongs to: it outlives the slot.
     unowned(unsafe) let core: PortCore
 
@@ -161,10 +170,77 @@ internal import Synchronization
         unsafe record.pointee.slotReference.store(Unmanaged.passUnretained(self), ordering: .relaxed)
         // Before the entry can be seen: whoever submits it must not take the ring for an idle one.
         inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .releasing)
-        if unsafe backlogFirst == nil, unsafe enqueue(entry(for: record)) {
+        if unsafe backlogFirst == nil, unsafe enqueueRequest(of: record) {
         } else {
             unsafe pushSlow(record)
         }
+    }
+
+    /// Under `lock`. Returns false if the ring is full.
+    @inline(__always)
+    private func enqueueRequest(of record: OperationRecord.Pointer) -> Bool {
+        if unsafe record.pointee.kind == .transact && record.pointee.step == Transaction.Step.begins {
+            return unsafe enqueueTransaction(record)
+        }
+        return unsafe enqueue(entry(for: record))
+    }
+
+    /// The first request of a transaction. The other one of a pair follows when the ring is entered next.
+    @inline(__always)
+    private func enqueueTransaction(_ record: OperationRecord.Pointer) -> Bool {
+        guard unsafe Transaction.isPair(record) else {
+            unsafe record.pointee.step = Transaction.Step.sending
+            return unsafe enqueue(entry(for: record))
+        }
+        let count = lateCount.load(ordering: .relaxed)
+        guard ring.submissionSpace >= count + 2 else { return false }
+        unsafe record.pointee.step = Transaction.Step.paired
+        var send = unsafe Transaction.silentSend(record)
+        if isSpecial { unsafe useRegistered(&send, record) }
+        _ = ring.enqueue(send)
+        ring.publish()
+        if count == 0 {
+            unsafe lateFirst = record
+        } else {
+            unsafe lateLast!.pointee.nextQueued = record
+        }
+        unsafe lateLast = record
+        lateCount.store(count + 1, ordering: .relaxed)
+        // A thread of the kernel's may have sent it already.
+        if isPolled { enqueueLate() }
+        return true
+    }
+
+    /// Queues the receives of pairs. There is room for them. Under `lock`.
+    ///
+    /// Behind all that was sent meanwhile: of many, the first find their answers there by then, and the kernel need not
+    /// watch their sockets.
+    func enqueueLate() {
+        let count = lateCount.load(ordering: .relaxed)
+        if count == 0 { return }
+        for _ in 0..<count {
+            let record = unsafe lateFirst!
+            unsafe lateFirst = record.pointee.nextQueued
+            var receive = unsafe Transaction.receive(record)
+            receive.userData = UInt64(UInt(bitPattern: record))
+            if isSpecial { unsafe useRegistered(&receive, record) }
+            _ = ring.enqueue(receive)
+        }
+        lateCount.store(0, ordering: .relaxed)
+        ring.publish()
+    }
+
+    /// Called without locks, or where there are none.
+    @inline(__always)
+    private func includeLate() {
+        if lateCount.load(ordering: .relaxed) > 0 { includeLateSlowly() }
+    }
+
+    @inline(never)
+    private func includeLateSlowly() {
+        lock.lock()
+        enqueueLate()
+        lock.unlock()
     }
 
     /// A record's next request, by the registered file if there is one.
@@ -214,7 +290,8 @@ internal import Synchronization
 
     @inline(__always)
     func enqueue(_ entry: SubmissionEntry) -> Bool {
-        guard ring.enqueue(entry) else { return false }
+        guard ring.submissionSpace > lateCount.load(ordering: .relaxed) else { return false }
+        _ = ring.enqueue(entry)
         ring.publish()
         return true
     }
@@ -234,14 +311,15 @@ internal import Synchronization
 
     /// Moves waiting records into the ring as far as there is room.
     func drainBacklog() {
+        enqueueLate()
         while let userData = owedCancels.last {
             guard enqueueCancel(of: userData) || (submit() && enqueueCancel(of: userData)) else { return }
             owedCancels.removeLast()
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
         }
         while let record = unsafe backlogFirst {
-            if unsafe !enqueue(entry(for: record)) {
-                guard submit(), unsafe enqueue(entry(for: record)) else { return }
+            if unsafe !enqueueRequest(of: record) {
+                guard submit(), unsafe enqueueRequest(of: record) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
@@ -251,6 +329,15 @@ internal import Synchronization
 
     /// The owner has gone: what waits for room goes elsewhere. What was to be cancelled is cancelled with all else.
     func moveBacklog() {
+        enqueueLate()
+        // But for those whose answer is waited for.
+        for userData in owedCancels where userData & Self.tagMask == Self.recallTag {
+            inFlight.store(inFlight.load(ordering: .relaxed) &- 1, ordering: .relaxed)
+            let other = unsafe core.slots[core.slots.count - 1]
+            other.lock.lock()
+            other.recall(userData & ~Self.tagMask)
+            other.lock.unlock()
+        }
         owedCancels.removeAll()
         while let record = unsafe backlogFirst {
             unsafe backlogFirst = record.pointee.nextQueued
@@ -265,7 +352,9 @@ internal import Synchronization
     func enable() -> Bool { (try? ring.enable()) != nil }
 
     /// Requests that have not entered the kernel.
-    var unsubmittedRequests: Int { Int(submitter.unsubmitted) + backlogCount.load(ordering: .relaxed) }
+    var unsubmittedRequests: Int {
+        Int(submitter.unsubmitted + lateCount.load(ordering: .relaxed)) + backlogCount.load(ordering: .relaxed)
+    }
 
     var hasBacklog: Bool { backlogCount.load(ordering: .relaxed) > 0 }
 
@@ -321,6 +410,10 @@ internal import Synchronization
         if unsafe !record.pointee.flags.contains(.polling) {
             unsafe record.pointee.flags = record.pointee.flags.union([.polling, .withdrawn])
         }
+        // After the receive behind it: that must not succeed alone.
+        if unsafe record.pointee.kind == .transact {
+            _ = ring.withdraw(userData: UInt64(UInt(bitPattern: record)) | Self.silentTag)
+        }
         return true
     }
 
@@ -342,20 +435,32 @@ internal import Synchronization
             break
         }
         lock.lock()
-        if !enqueueCancel(of: userData) {
-            owedCancels.append(userData)
-            backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
-        }
+        queueCancel(of: userData)
         drainBacklog()
         lock.unlock()
         submit()
         return nil
     }
 
-    /// Queues a request that ends another one, and whose own completion says nothing.
+    /// Takes the receive of a pair back. Its answer is a completion of the slot's own: until then the receive may be the
+    /// next one. Under `lock`.
+    func recall(_ userData: UInt64) {
+        inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .releasing)
+        queueCancel(of: userData | Self.recallTag)
+    }
+
+    /// Queues a cancel, or has it wait for room. Under `lock`.
+    private func queueCancel(of userData: UInt64) {
+        if enqueueCancel(of: userData) { return }
+        owedCancels.append(userData)
+        backlogCount.store(backlogCount.load(ordering: .relaxed) &+ 1, ordering: .relaxed)
+    }
+
+    /// Queues a request that ends another one, and whose own completion says nothing unless it recalls.
     func enqueueCancel(of userData: UInt64) -> Bool {
-        var entry = SubmissionEntry.cancel(userData: userData)
-        entry.userData = Self.ignoredTag
+        let recalls = userData & Self.tagMask == Self.recallTag
+        var entry = SubmissionEntry.cancel(userData: recalls ? userData & ~Self.tagMask : userData)
+        entry.userData = recalls ? userData : Self.ignoredTag
         return enqueue(entry)
     }
 
@@ -457,6 +562,7 @@ internal import Synchronization
     ///   short. The monitor tries again.
     @discardableResult
     func submit(waitsForOthers: Bool = false) -> Bool {
+        includeLate()
         if isOwned || isPolled {
             if isPolled { return submitPolled(waits: waitsForOthers) }
             if !mayEnter { return askOwner() }
@@ -523,6 +629,7 @@ extension Slot {
     /// Returns false if the kernel lets the thread neither submit nor sleep: it must pause in another way before it tries
     /// again.
     func waitForCompletion(nanoseconds: Int64) -> Bool {
+        includeLate()
         noteEntry()
         var flags = waitFlags
         if isPolled, submitter.needsWakeup { flags.insert(.submissionWakeup) }

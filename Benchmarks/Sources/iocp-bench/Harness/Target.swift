@@ -71,14 +71,20 @@ enum Figure: String, Codable, Sendable {
     case rateRatio
     /// The same of median latencies.
     case medianRatio
+    /// Median latency beyond the reference row's of the same round, in nanoseconds.
+    case medianBeyond
     /// The same of context switches for each operation.
     case switchesRatio
+    /// Context switches for each operation beyond the reference row's of the same round.
+    case switchesBeyond
     /// The same of CPU time for each operation.
     case cpuRatio
     /// Time for each operation, in nanoseconds: the window by its operations.
     case timePerOperation
     /// The monitor's CPU time by that of one processor.
     case monitorShare
+    /// The same beyond what a thread uses that only wakes up as often.
+    case monitorBeyond
     /// Memory of the process by idle connections, in bytes.
     case memoryPerIdle
     /// The kernel's own memory by idle connections, both ends of each.
@@ -115,10 +121,17 @@ enum Figure: String, Codable, Sendable {
         case .rateRatio: reference.map { measurement.rate / $0.rate }
         case .medianRatio:
             measurement.latency.flatMap { mine in reference?.latency.map { Double(mine.p50) / Double($0.p50) } }
+        case .medianBeyond:
+            measurement.latency.flatMap { mine in reference?.latency.map { Double(mine.p50) - Double($0.p50) } }
+        case .switchesBeyond: reference.map { measurement.switchesPerOperation - $0.switchesPerOperation }
         case .switchesRatio: reference.map { measurement.switchesPerOperation / $0.switchesPerOperation }
         case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
         case .timePerOperation: 1e9 / measurement.rate
         case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
+        case .monitorBeyond:
+            count(.monitorNanoseconds).flatMap { monitor in
+                count(.bareNanoseconds).map { (monitor - $0) / (measurement.seconds * 1e9) }
+            }
         case .memoryPerIdle: perIdle(.memoryBytes)
         case .kernelMemoryPerIdle: perIdle(.kernelBytes)
         case .heapPerIdle: perIdle(.heapBytes)
@@ -148,10 +161,13 @@ enum Figure: String, Codable, Sendable {
         case .worst: "worst"
         case .rateRatio: "rate × ref"
         case .medianRatio: "p50 × ref"
+        case .medianBeyond: "median − ref"
+        case .switchesBeyond: "switch/op − ref"
         case .switchesRatio: "switch/op × ref"
         case .cpuRatio: "CPU/op × ref"
         case .timePerOperation: "time/op"
         case .monitorShare: "monitor's CPU"
+        case .monitorBeyond: "beyond a bare thread"
         case .memoryPerIdle: "memory, each idle"
         case .kernelMemoryPerIdle: "kernel, each idle"
         case .heapPerIdle: "heap, each idle"
@@ -166,8 +182,10 @@ enum Figure: String, Codable, Sendable {
     func text(_ value: Double) -> String {
         switch self {
         case .median, .p99, .worst, .timePerOperation, .cpuTime: Table.duration(value)
+        case .medianBeyond: (value < 0 ? "−" : "") + Table.duration(abs(value))
+        case .switchesBeyond: Table.fixed(value, 3)
         case .rateRatio, .medianRatio, .switchesRatio, .cpuRatio: Table.fixed(value, 2)
-        case .monitorShare, .takenByOther: Table.fixed(100 * value, 2) + " %"
+        case .monitorShare, .monitorBeyond, .takenByOther: Table.fixed(100 * value, 2) + " %"
         case .memoryPerIdle, .kernelMemoryPerIdle, .heapPerIdle: Table.fixed(value, 0) + " B"
         case .contextSwitches, .overLimit, .handOvers: Table.fixed(value, 0)
         }

@@ -1,10 +1,11 @@
 import CBaselines
+import Glibc
 import IOCP
 import Synchronization
 import SystemPackage
 
-/// An echo server as the library's documentation shows it: one port, an operation for each connection that receives
-/// and sends in turn, workers that dequeue batches.
+/// An echo server as the library's documentation shows it: one port, an operation for each connection that answers and
+/// receives in one, workers that dequeue batches.
 final class LibraryEcho: Sendable {
     private let port: CompletionPort
     private let listener: Socket
@@ -26,6 +27,11 @@ final class LibraryEcho: Sendable {
         var isSingle = false
         /// How receives and sends are started.
         var start = Start.deferred
+        /// Whether an answer and the next message are one operation, or two with a packet each.
+        var transacts = true
+        /// Whether a thread beside the server wakes up as often as the monitor, and does nothing: what that alone costs,
+        /// or is charged of what interrupts do meanwhile.
+        var hasBareThread = false
         /// Whether the handlers that run at once are counted, and held against the limit.
         var watchesLimit = false
     }
@@ -42,13 +48,24 @@ final class LibraryEcho: Sendable {
         // Unchecked: between a packet and the next start it belongs to the thread that dequeued the packet.
         let socket: Socket
         var isSending = false
+        /// Which half of the buffer the last message came into, if there are two.
+        private var isInSecondHalf = false
         private var state: UInt64
 
-        init(_ socket: Socket, bufferBytes: Int) {
+        init(_ socket: Socket, bufferBytes: Int, halves: Bool) {
             self.socket = socket
-            let buffer = IOBuffer(capacity: bufferBytes)
+            let buffer = IOBuffer(capacity: halves ? 2 * bufferBytes : bufferBytes)
             state = UInt64(UInt(bitPattern: unsafe buffer.baseAddress)) | 1
             super.init(buffer: buffer)
+        }
+
+        /// Sends the message back, and receives the next into the other half of the buffer.
+        @inline(__always)
+        func answer(_ count: Int, bufferBytes: Int, _ start: Start) throws(PortError) {
+            let from = isInSecondHalf ? bufferBytes : 0
+            isInSecondHalf.toggle()
+            let into = bufferBytes - from
+            try socket.transact(self, sending: from..<from + count, receiving: into..<into + bufferBytes, start: start)
         }
 
         /// A number of a sequence of the connection's own.
@@ -61,9 +78,11 @@ final class LibraryEcho: Sendable {
     static func serve(_ context: EchoServerContext, _ options: Options = Options()) throws {
         let server = try LibraryEcho(context, options)
         let monitor = unsafe try check(bench_thread_find("iocp-monitor"), "finding the library's own thread")
+        let bare = options.hasBareThread ? try startBareThread() : nil
         context.alsoCount {
             var counts = [Measurement.Count.monitorNanoseconds: UInt64(max(0, bench_thread_time(monitor)))]
             counts[.kernelEntries] = (try? server.port.statistics.kernelEntries).map(UInt64.init)
+            counts[.bareNanoseconds] = bare.map { UInt64(max(0, bench_thread_time($0))) }
             if options.watchesLimit {
                 counts[.overLimit] = server.overLimit.load(ordering: .relaxed)
                 counts[.handOvers] = (try? server.port.statistics.handOvers).map(UInt64.init)
@@ -101,6 +120,24 @@ final class LibraryEcho: Sendable {
         if let failure = others.withLock({ $0.first }) {
             throw Failure(failure)
         }
+    }
+
+    /// A thread that sleeps for the monitor's interval, again and again. Returns its number.
+    private static func startBareThread() throws -> Int32 {
+        let thread = Handover()
+        try WaitableThread {
+            thread.number.store(bench_thread_id(), ordering: .releasing)
+            while true { poll(nil, 0, 5) }
+        }.detach()
+        while true {
+            let number = thread.number.load(ordering: .acquiring)
+            if number != 0 { return number }
+            sched_yield()
+        }
+    }
+
+    private final class Handover: Sendable {
+        let number = Atomic<Int32>(0)
     }
 
     private init(_ context: EchoServerContext, _ options: Options) throws {
@@ -145,8 +182,8 @@ final class LibraryEcho: Sendable {
             if let socket = packet.acceptedSocket {
                 counters.accepted()
                 try port.associate(socket, key: Key.connection)
-                let connection = Connection(socket, bufferBytes: context.bufferBytes)
-                try socket.receive(connection, start: options.start)
+                let connection = Connection(socket, bufferBytes: context.bufferBytes, halves: options.transacts)
+                try socket.receive(connection, into: 0..<context.bufferBytes, start: options.start)
             }
         default:
             try port.post(key: Key.stop)
@@ -169,6 +206,9 @@ final class LibraryEcho: Sendable {
             counters.received(packet.bytes)
             if let work = options.work {
                 bench_burn(work.lowerBound + connection.draw(below: work.upperBound - work.lowerBound + 1))
+            }
+            if options.transacts {
+                return try connection.answer(packet.bytes, bufferBytes: context.bufferBytes, options.start)
             }
             connection.isSending = true
             try connection.socket.send(connection, count: packet.bytes, start: options.start)

@@ -12,6 +12,8 @@ final class LibraryWays: Sendable {
         /// One receive for all of a connection's data, into lent buffers.
         var isContinuous = false
         var isZeroCopy = false
+        /// An answer and the next message are one operation.
+        var transacts = false
     }
 
     private enum Key {
@@ -24,13 +26,16 @@ final class LibraryWays: Sendable {
         // Unchecked: one thread starts and dequeues.
         let socket: Socket
         var isSending = false
+        /// With transactions: which half of the buffer the last message came into.
+        var isInSecondHalf = false
         /// With continuous receives: the operation that sends, and what waits to be sent.
         let sender: Sender?
 
-        init(_ socket: Socket, bufferBytes: Int, isContinuous: Bool) {
+        init(_ socket: Socket, bufferBytes: Int, _ way: Way) {
             self.socket = socket
-            sender = isContinuous ? Sender() : nil
-            super.init(buffer: isContinuous ? nil : IOBuffer(capacity: bufferBytes))
+            sender = way.isContinuous ? Sender() : nil
+            super.init(
+                buffer: way.isContinuous ? nil : IOBuffer(capacity: way.transacts ? 2 * bufferBytes : bufferBytes))
             unsafe sender?.connection = self
         }
     }
@@ -128,11 +133,11 @@ final class LibraryWays: Sendable {
     private func accept(_ socket: Socket, _ counters: Counters) throws {
         counters.accepted()
         try port.associate(socket, key: Key.receive)
-        let connection = Connection(socket, bufferBytes: context.bufferBytes, isContinuous: way.isContinuous)
+        let connection = Connection(socket, bufferBytes: context.bufferBytes, way)
         if let group {
             try socket.receiveContinuously(connection, from: group)
         } else {
-            try socket.receive(connection)
+            try socket.receive(connection, into: 0..<context.bufferBytes)
         }
     }
 
@@ -140,6 +145,15 @@ final class LibraryWays: Sendable {
     private func echo(_ connection: Connection, _ packet: Packet, _ counters: Counters) throws {
         guard packet.isSuccess, packet.bytes > 0 else {
             try connection.socket.close()
+            return
+        }
+        if way.transacts {
+            counters.received(packet.bytes)
+            let from = connection.isInSecondHalf ? context.bufferBytes : 0
+            let into = context.bufferBytes - from
+            connection.isInSecondHalf.toggle()
+            try connection.socket.transact(
+                connection, sending: from..<from + packet.bytes, receiving: into..<into + context.bufferBytes)
             return
         }
         connection.isSending.toggle()

@@ -25,10 +25,11 @@ extension Suite {
         operations: "messages",
         traffic: Traffic(connections: 64, bytes: 64, depth: 1),
         rows: [
-            face("iocp", "the port: batches, deferred", .reference, .init()),
-            face("single", "single dequeues, deferred", .subject, .init(isSingle: true)),
-            face("eager", "batches, eager", .subject, .init(start: .eager)),
-            face("single-eager", "single dequeues, eager", .subject, .init(isSingle: true, start: .eager)),
+            face("iocp", "the port: batches, deferred", .reference, .init(transacts: false)),
+            face("single", "single dequeues, deferred", .subject, .init(isSingle: true, transacts: false)),
+            face("eager", "batches, eager", .subject, .init(start: .eager, transacts: false)),
+            face("single-eager", "single dequeues, eager", .subject, .init(isSingle: true, start: .eager, transacts: false)),
+            face("transactions", "transactions, batches, deferred", .subject, .init()),
             Row(
                 id: "hosting", title: "IOCPHosting's manager, OVERLAPPEDs", role: .subject,
                 targets: [.of(.cpuRatio, atMost: 1.10)],

@@ -26,6 +26,10 @@ extension Suite {
                     $0.registeredFiles = 2048
                 }),
             row("continuous", "continuous receives", LibraryWays.Way(isContinuous: true)),
+            row("transactions", "transactions", LibraryWays.Way(transacts: true)),
+            row(
+                "consumer-transactions", "transactions, a single consumer",
+                options(transacts: true) { $0.singleConsumer = true }),
             row("polling", "submission polling, unpinned", options { $0.submissionPolling = .seconds(1) }),
         ]
         if bytes > 4096 {
@@ -55,8 +59,10 @@ extension Suite {
                 }),
         ])
 
-    private static func options(_ change: (inout CompletionPort.Options) -> Void) -> LibraryWays.Way {
-        var way = LibraryWays.Way()
+    private static func options(
+        transacts: Bool = false, _ change: (inout CompletionPort.Options) -> Void
+    ) -> LibraryWays.Way {
+        var way = LibraryWays.Way(transacts: transacts)
         change(&way.options)
         return way
     }
