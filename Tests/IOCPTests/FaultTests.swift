@@ -238,6 +238,12 @@ struct FaultTests {
             try pairs[3].0.receive(aborted[1], start: .eager)
             for _ in 0..<20 { try port.post(key: 6) }
 
+            // From a thread that is not the port's, and from one that is; one of them both at once, one in turn.
+            let asks = (0..<2).map { _ in Operation(Array("helloworld".utf8)) }
+            try pairs[5].0.transact(asks[0], sending: 0..<5, receiving: 5..<10, start: .eager)
+            try port.post(
+                key: 7, operation: Call { try pairs[6].0.transact(asks[1], sending: 0..<5, receiving: 0..<5) })
+
             let accept = Operation()
             let connect = Operation()
             try listener.accept(accept)
@@ -268,6 +274,14 @@ struct FaultTests {
                 let outcome = try packets.outcome(operation)
                 #expect(outcome.status == .success && outcome.information == 5)
                 #expect(operation.text(5) == "hello")
+            }
+            for (ask, pair) in zip(asks, pairs[5...6]) {
+                let peer = Peer(dup(pair.1.descriptor.rawValue))
+                #expect(try peer.receiveText(5) == "hello")
+                try peer.send("HELLO")
+                let outcome = try packets.outcome(ask)
+                #expect(outcome.status == .success && outcome.information == 5)
+                #expect(ask.text(10).contains("HELLO"))
             }
             #expect(try packets.outcome(accept).socket != nil)
             #expect(try packets.outcome(connect).status == .success)

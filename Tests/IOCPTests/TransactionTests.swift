@@ -4,6 +4,7 @@ import SystemPackage
 import Testing
 
 @testable import IOCP
+@testable import IOUring
 
 /// Where the two ranges of a transaction lie, and whether the kernel is given both requests at once.
 enum Ranges: String, CaseIterable, Sendable, CustomTestStringConvertible {
@@ -261,7 +262,8 @@ struct TransactionTests {
         let operation = IOCP.Operation(capacity: 8)
         for (sent, received) in [(0..<0, 4..<8), (0..<4, 4..<4), (0..<9, 4..<8), (0..<4, 4..<9), (-1..<4, 4..<8)] {
             #expect(
-                thrownStatus { try socket.transact(operation, sending: sent, receiving: received) } == .invalidParameter)
+                thrownStatus { try socket.transact(operation, sending: sent, receiving: received) } == .invalidParameter
+            )
         }
         let empty = IOCP.Operation()
         #expect(thrownStatus { try socket.transact(empty, sending: 0..<4, receiving: 4..<8) } == .accessViolation)
@@ -417,6 +419,58 @@ struct TransactionTests {
         }
     }
 
+    #if DEBUG || IOCP_SEAM
+    @Test("a send that is handed over alone, and comes short before its receive is queued, is gone on with")
+    func alonePart() throws {
+        var options = CompletionPort.Options()
+        options.monitorInterval = .seconds(1)
+        try withPort(limit: 1, threads: 1, options: options) { port, threads in
+            let (idle, _idle) = try Socket.pair()
+            try port.associate(idle, key: 1)
+            let (socket, peer) = try StreamKind.unix.connection()
+            try port.associate(socket, key: 2)
+            let question = pattern(2_000_000)
+            let operation = Ranges.apart.operation(question, room: 8)
+            try threads[0].perform {
+                _ = try port.dequeue(timeout: .zero)
+                try idle.receive(IOCP.Operation(capacity: 8))
+            }
+            let slot = port.core.slots[0]
+            #expect(slot.submitter.unsubmitted == 1)
+            // Between this thread's count of what is to be handed over and its entry another one hands that over, and a
+            // transaction begins.
+            let isInside = Atomic<Bool>(false)
+            let installed = Seam.install { call in
+                guard case .enter(slot.fileDescriptor, _, _, _, _) = call,
+                    !isInside.exchange(true, ordering: .sequentiallyConsistent)
+                else { return .pass }
+                slot.submit()
+                do {
+                    try threads[0].perform { _ = try socket.transact(operation, .apart, question.count, room: 8) }
+                } catch {
+                    Issue.record("\(error)")
+                }
+                return .pass
+            }
+            defer { Seam.remove(installed) }
+            slot.submit()
+            let wasInside = isInside.load(ordering: .sequentiallyConsistent)
+            #expect(wasInside)
+            #expect(slot.submitter.unsubmitted == 0)
+            port.core.progress(IOThread.current, including: slot)
+            let reader = SideThread { [peer = Sending(peer)] in
+                let read = try peer.value.receive(2_000_000)
+                try peer.value.send("answer")
+                return read
+            }
+            let packet = try threads[0].perform { try Seen(port.next()) }
+            #expect(packet.status == .success && packet.information == 6)
+            #expect(try reader.join() == question)
+            _ = _idle
+        }
+    }
+    #endif
+
     // MARK: Many
 
     /// Echoes by transactions, between the two halves of a connection's buffer.
@@ -442,7 +496,51 @@ struct TransactionTests {
         }
     }
 
-    @Test("streams of any pieces through crowded sockets come back whole", arguments: ["plain", "consumer", "polling", "files"])
+    @Test("more transactions than a ring has entries, from one round: each is sent, and each has its packet")
+    func crowdedRing() throws {
+        var options = CompletionPort.Options()
+        options.submissionEntries = 8
+        let port = try CompletionPort(concurrencyLimit: 1, options: options)
+        var speakers: [(operation: IOCP.Operation, socket: Socket, peer: Peer)] = []
+        for number in 0..<100 {
+            let (socket, peer) = try StreamKind.unix.connection()
+            try port.associate(socket, key: UInt(number))
+            speakers.append((Ranges.apart.operation(Array("ping".utf8), room: 8), socket, peer))
+        }
+        _ = try port.dequeue(timeout: .zero)
+        let other = IOCP.Operation(capacity: 1)
+        let idle = try Socket.pair()
+        try port.associate(idle.0, key: 200)
+        for round in 0..<20 {
+            for (index, speaker) in speakers.enumerated() {
+                _ = try speaker.socket.transact(speaker.operation, .apart, 4, room: 8)
+                if index == round * 5 { try idle.0.receive(other) }
+            }
+            try idle.0.cancel(other)
+            for speaker in speakers {
+                if round == 0 { try port.flush() }
+                try speaker.peer.send("pong")
+                // Nothing waits for a dequeue any more but what the last of the ring held.
+                if round > 0 { continue }
+                #expect(try speaker.peer.receiveText(4) == "ping")
+            }
+            var seen: Set<UInt> = []
+            for _ in 0...speakers.count {
+                let packet = try port.next()
+                #expect(packet.status == (packet.key == 200 ? .cancelled : .success))
+                #expect(packet.bytes == (packet.key == 200 ? 0 : 4))
+                #expect(seen.insert(packet.key).inserted)
+            }
+            if round > 0 {
+                for speaker in speakers { #expect(try speaker.peer.receiveText(4) == "ping") }
+            }
+        }
+        #expect(try port.staysEmpty())
+    }
+
+    @Test(
+        "streams of any pieces through crowded sockets come back whole",
+        arguments: ["plain", "consumer", "polling", "files"])
     func manyStreams(kind: String) throws {
         var options = CompletionPort.Options()
         options.singleConsumer = kind == "consumer"

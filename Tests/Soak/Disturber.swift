@@ -43,14 +43,15 @@ struct Disturber {
     }
 
     private func begin() throws(PortError) {
-        switch worker.chance.below(10) {
+        switch worker.chance.below(12) {
         case 0...2: try StreamAct.pair(on: stage, worker)
         case 3...5:
             let listeners = stage.listeners.withLock { $0 }
             if listeners.count < 2 { return try ListenerAct.begin(on: stage, worker) }
             try ClientAct.begin(on: stage, to: worker.chance.pick(listeners), worker)
         case 6...7: try MessageAct.begin(on: stage, worker)
-        default: try FileAct.begin(on: stage, worker)
+        case 8...9: try FileAct.begin(on: stage, worker)
+        default: try DialogueAct.begin(on: stage, worker)
         }
     }
 

@@ -156,7 +156,9 @@ extension Engine {
         guard let predecessor, file.association != nil else {
             throw .invalid("an operation that follows another one needs a handle that is associated with a port")
         }
-        guard unsafe record.pointee.kind != .transact else { throw .invalid("a transaction cannot follow an operation") }
+        guard unsafe record.pointee.kind != .transact else {
+            throw .invalid("a transaction cannot follow an operation")
+        }
         // It takes its turn when it begins.
         unsafe record.pointee.lane = .none
         let before = unsafe record.pointee.state.exchange(OperationRecord.pending, ordering: .sequentiallyConsistent)

@@ -313,18 +313,24 @@ internal import Synchronization
     func drainBacklog() {
         enqueueLate()
         while let userData = owedCancels.last {
-            guard enqueueCancel(of: userData) || (submit() && enqueueCancel(of: userData)) else { return }
+            guard enqueueCancel(of: userData) || (submitAll() && enqueueCancel(of: userData)) else { return }
             owedCancels.removeLast()
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
         }
         while let record = unsafe backlogFirst {
             if unsafe !enqueueRequest(of: record) {
-                guard submit(), unsafe enqueueRequest(of: record) else { return }
+                guard submitAll(), unsafe enqueueRequest(of: record) else { return }
             }
             unsafe backlogFirst = record.pointee.nextQueued
             backlogCount.store(backlogCount.load(ordering: .relaxed) &- 1, ordering: .relaxed)
             if unsafe backlogFirst == nil { unsafe backlogLast = nil }
         }
+    }
+
+    /// Makes room. Under `lock`, which ``submit(waitsForOthers:)`` would take for the receives of pairs.
+    private func submitAll() -> Bool {
+        enqueueLate()
+        return submit()
     }
 
     /// The owner has gone: what waits for room goes elsewhere. What was to be cancelled is cancelled with all else.
@@ -446,6 +452,8 @@ internal import Synchronization
     /// next one. Under `lock`.
     func recall(_ userData: UInt64) {
         inFlight.store(inFlight.load(ordering: .relaxed) &+ 1, ordering: .releasing)
+        // Somebody may have handed over the send alone: the receive must be there before it can be taken back.
+        enqueueLate()
         queueCancel(of: userData | Self.recallTag)
     }
 

@@ -28,7 +28,9 @@ extension Suite {
             face("iocp", "the port: batches, deferred", .reference, .init(transacts: false)),
             face("single", "single dequeues, deferred", .subject, .init(isSingle: true, transacts: false)),
             face("eager", "batches, eager", .subject, .init(start: .eager, transacts: false)),
-            face("single-eager", "single dequeues, eager", .subject, .init(isSingle: true, start: .eager, transacts: false)),
+            face(
+                "single-eager", "single dequeues, eager", .subject,
+                .init(isSingle: true, start: .eager, transacts: false)),
             face("transactions", "transactions, batches, deferred", .subject, .init()),
             Row(
                 id: "hosting", title: "IOCPHosting's manager, OVERLAPPEDs", role: .subject,
