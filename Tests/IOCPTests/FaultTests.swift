@@ -244,6 +244,14 @@ struct FaultTests {
             try port.post(
                 key: 7, operation: Call { try pairs[6].0.transact(asks[1], sending: 0..<5, receiving: 0..<5) })
 
+            // One that cannot be sent, and is given up.
+            let vain = Operation(capacity: 4_000_008)
+            try pairs[7].0.transact(
+                vain, sending: 0..<4_000_000, receiving: 4_000_000..<4_000_008, start: .eager)
+            try pairs[7].0.cancel(vain)
+            let given = try packets.outcome(vain)
+            #expect(given.status == .cancelled && given.information == 0)
+
             let accept = Operation()
             let connect = Operation()
             try listener.accept(accept)

@@ -6,16 +6,18 @@ extension Socket {
     /// Starts to send one range of the operation's buffer and to receive into another: an answer and the next request, or
     /// a request and its answer. There is one packet, that of the receive.
     ///
-    /// This is what most connections do all their lives, and the cheapest way to do it: one operation and one packet
-    /// instead of two, and one entry into the kernel instead of two where a thread has nothing else to do.
+    /// This is what most connections do all their lives: one operation and one packet instead of two, and one entry into
+    /// the kernel instead of two where a thread has nothing else to do (see <doc:FasterWays>).
     ///
     /// It ends as a receive does (``receive(_:into:flags:start:)``), with the bytes received, once everything has been sent
-    /// and something has come. If not all can be sent it fails as a send does, with 0 bytes, and what may have come
-    /// meanwhile is lost with the connection. What comes while a part is still to be sent waits for that. A cancel that
-    /// finds it receiving takes nothing; one that finds it sending leaves a part sent, as that of any send does.
+    /// and something has come. What comes while a part is still to be sent waits for that. If not all can be sent it fails
+    /// as a send does, with 0 bytes. A cancel that finds it receiving takes nothing. One that finds it sending may leave a
+    /// part sent, as that of any send does. What has come before everything was sent may be lost with such a failure or
+    /// cancel, a message too.
     ///
-    /// Until its packet it is the only operation on the socket that sends or receives: another one, and this one beside
-    /// another, is refused with 87. ``shutdown(_:)`` and closing end it as they end a receive.
+    /// Until its packet it is the only operation on the socket that receives, or sends: another one, and this one beside
+    /// another, is refused with 87, but for datagrams, which need no order. Closing ends it; ``shutdown(_:)`` does, once
+    /// everything is sent, as it ends a receive.
     ///
     /// ```swift
     /// try socket.transact(connection, sending: 0..<answer, receiving: 4096..<8192)
@@ -62,7 +64,8 @@ extension Socket {
 /// everything was sent; the kernel tries it before it looks at the receive, and what it has to say of it stands before
 /// the receive's completion. So a receive's completion without a word before it means that everything was sent, whoever
 /// hands the two requests over, together or not. If the send came short, the receive is taken back, the rest is sent,
-/// and the receive is made again.
+/// and the receive is made again. All this rests on the kernel carrying out both in the thread that enters, in their order:
+/// it gives a receive of a socket to a worker of its own only when it has no memory to watch the socket with.
 ///
 /// The record's `memory`, `length` and `progress` are those of the send; `offset` is the address of the range to fill,
 /// `callFlags` its length, `information` what a receive brought that was taken back too late, and one more;
@@ -158,6 +161,11 @@ enum Transaction {
         case Slot.silentTag: return unsafe cameShort(record, completion.result, slot)
         case Slot.recallTag:
             slot.requestEnded()
+            if completion.result == -ENOENT, unsafe record.pointee.step == Step.recalling {
+                // It was between two waits for something to receive, and goes on.
+                slot.recall(UInt64(UInt(bitPattern: record)))
+                return .asked
+            }
             return unsafe recalled(record)
         default: break
         }
@@ -169,9 +177,12 @@ enum Transaction {
             if unsafe completion.result > 0 || completion.result == 0 && isMessage(record) {
                 unsafe record.pointee.information = UInt(completion.result) + 1
             }
-            // The kernel tells of it once; the rest of the send will find the connection broken.
-            if completion.result == -ECONNRESET {
-                unsafe record.pointee.file!._withUnsafeGuaranteedRef { $0.noteReset() }
+            switch -completion.result {
+            case ECANCELED, EINTR, EAGAIN, 512, 513, 514, 516: break
+            // The kernel tells of it once.
+            case let code where unsafe code > 0 && record.pointee.inlineAuxiliary == 0:
+                unsafe record.pointee.inlineAuxiliary = code
+            default: break
             }
             return unsafe recalled(record)
         default: break
@@ -205,8 +216,12 @@ enum Transaction {
 
     /// The send of a pair has not sent everything.
     private static func cameShort(_ record: OperationRecord.Pointer, _ result: Int32, _ slot: Slot) -> Outcomes.Step {
-        // Made a no-op, which may not have all that a send has: the receive's completion tells the rest.
-        if unsafe record.pointee.flags.contains(.withdrawn) { return .paused }
+        if unsafe record.pointee.flags.contains(.withdrawn) {
+            // Made a no-op, which may not have all that a send has, or too late. The receive, which has been treated in the
+            // same way, is the last to come, and must not pass for an answer.
+            unsafe record.pointee.step = Step.recallingStill
+            return .paused
+        }
         switch -result {
         case EAGAIN, EINTR: break
         case let code where code > 0: unsafe record.pointee.inlineAuxiliary = code

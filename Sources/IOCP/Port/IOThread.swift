@@ -39,8 +39,8 @@ internal import Synchronization
     let isOut = Atomic<Bool>(true)
     /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
     var timeWhenBlocked: Int64 = 0
-    /// The same when the monitor last looked at it without haste.
-    var timeWhenLookedAt: Int64 = -1
+    /// The same, and the time, when the monitor last looked at it without haste; under the port's lock.
+    private var lastLook: (time: Int64, at: Int64)?
     /// Blocking regions that the thread is in. Only the thread itself touches it.
     private var regions = 0
 
@@ -268,6 +268,13 @@ internal import Synchronization
         } else if before >= Parking.inRing {
             core?.slots[Int(before - Parking.inRing)].wakeSleeper()
         }
+    }
+
+    /// Whether the thread has used a processor for most of the time since this was asked last. Under the port's lock.
+    func hasRunMostly(until now: Int64, _ time: Int64) -> Bool {
+        defer { lastLook = (time, now) }
+        guard let last = lastLook else { return false }
+        return (time - last.time) * 2 > now - last.at
     }
 
     // MARK: Blocking on something else

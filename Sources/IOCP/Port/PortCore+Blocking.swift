@@ -79,8 +79,8 @@ extension PortCore {
     /// Packets wait although threads do: looks whether one of those that hold the places is blocked, and takes its place
     /// if so. Not more often than every 100 µs, and less often the longer nobody was. Returns whether one was.
     ///
-    /// - Parameter sparingly: one that has run since the last look of this kind is not looked at more closely, which costs
-    ///   twenty times what its clock does: blocked since, it is found by the next look.
+    /// - Parameter sparingly: one that has run for most of the time since the last look of this kind is not looked at more
+    ///   closely, which costs twenty times what its clock does: blocked since, it is found by the next look.
     @inline(never)
     @discardableResult
     func lookAtHolders(_ me: IOThread, sparingly: Bool = false) -> Bool {
@@ -98,19 +98,20 @@ extension PortCore {
             nextLook.compareExchange(expected: next, desired: now + Self.shortestPause, ordering: .relaxed).exchanged
         else { return false }
         var wereRunning = false
-        for _ in 0..<min(Self.mostLookedAt, limit) {
+        var looks = 0
+        for _ in 0..<limit where looks < Self.mostLookedAt {
             lock.lock()
             guard isHeldUp, let holder = nextHolder(not: me) else {
                 lock.unlock()
                 break
             }
-            wereRunning = true
             // Under the lock: until it is found unchanged again, the thread has not run, so it is where it is now.
             let time = ThreadProbe.time(of: holder.identifier)
-            let hasRun = time != holder.timeWhenLookedAt
-            if sparingly { holder.timeWhenLookedAt = time }
+            let isBusy = sparingly && holder.hasRunMostly(until: now, time)
             lock.unlock()
-            if sparingly && hasRun { continue }
+            if isBusy { continue }
+            looks += 1
+            wereRunning = true
             let state = ThreadProbe.state(of: holder.identifier)
             guard state != .runs else { continue }
             lock.lock()

@@ -188,7 +188,7 @@ internal import Synchronization
     /// The first request of a transaction. The other one of a pair follows when the ring is entered next.
     @inline(__always)
     private func enqueueTransaction(_ record: OperationRecord.Pointer) -> Bool {
-        guard unsafe Transaction.isPair(record) else {
+        guard ring.submissionCapacity >= 2, unsafe Transaction.isPair(record) else {
             unsafe record.pointee.step = Transaction.Step.sending
             return unsafe enqueue(entry(for: record))
         }
@@ -526,7 +526,8 @@ internal import Synchronization
     var isQuiet: Bool {
         // A consumer's own ring finishes nothing before it is entered.
         inFlight.load(ordering: .relaxed) == 0
-            || (!hasCompletions && submitter.unsubmitted == 0 && !(isOwned && submitter.needsEnter))
+            || (!hasCompletions && submitter.unsubmitted == 0 && lateCount.load(ordering: .relaxed) == 0
+                && !(isOwned && submitter.needsEnter))
     }
 
     // MARK: Entering, from any thread
