@@ -82,17 +82,18 @@ struct TransactionTests {
                 }
             }
             _ = try port.dequeue(timeout: .zero)
-            let before = try port.statistics.kernelEntries
+            var entries: [Int] = []
             for _ in 0..<100 {
+                let before = try port.statistics.kernelEntries
                 _ = try socket.transact(operation, ranges, 4, room: 16)
                 try port.expect(operation, bytes: 4)
+                entries.append(try port.statistics.kernelEntries - before)
             }
-            let entries = try port.statistics.kernelEntries - before
             try answers.join()
-            // The monitor may look in.
-            #expect(
-                ranges == .apart && Transaction.mayPair.load(ordering: .relaxed)
-                    ? (100...110).contains(entries) : entries >= 200, "\(entries) entries for 100 transactions")
+            // The monitor looks in now and then, and on a loaded machine it finds that the thread has not come far.
+            let usual = entries.sorted()[50]
+            let isPaired = ranges == .apart && Transaction.mayPair.load(ordering: .relaxed)
+            #expect(isPaired ? usual == 1 : usual >= 2, "\(entries) entries")
         }
     }
 
