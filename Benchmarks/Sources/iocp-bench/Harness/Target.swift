@@ -11,7 +11,7 @@ struct Target: Codable, Sendable {
     var rounds: Spread?
     var reached: Bool?
 
-    static func of(_ figure: Figure, to row: String, atMost bound: Double) -> Target {
+    static func of(_ figure: Figure, to row: String, atMost bound: Double? = nil) -> Target {
         Target(figure: figure, against: row, atMost: bound)
     }
     static func of(_ figure: Figure, to row: String, atLeast bound: Double) -> Target {
