@@ -419,6 +419,33 @@ struct TransactionTests {
     }
 
     #if DEBUG || IOCP_SEAM
+    @Test("transactions that wait for room while the kernel takes nothing go on when it does", .timeLimit(.minutes(1)))
+    func refused() throws {
+        var options = CompletionPort.Options()
+        options.submissionEntries = 4
+        let port = try CompletionPort(concurrencyLimit: 1, options: options)
+        let speakers = try (0..<30).map { number in
+            let (socket, peer) = try StreamKind.unix.connection()
+            try port.associate(socket, key: UInt(number))
+            return (operation: Ranges.apart.operation(Array("ping".utf8), room: 8), socket: socket, peer: peer)
+        }
+        _ = try port.dequeue(timeout: .zero)
+        let kernel = FaultyKernel(port, .busy, .forAWhile, .submissions)
+        for speaker in speakers { _ = try speaker.socket.transact(speaker.operation, .apart, 4, room: 8) }
+        kernel.end()
+        // The ring has room for two of them at a time: one is queued after another, with the lock held.
+        try port.flush()
+        for speaker in speakers {
+            #expect(try speaker.peer.receiveText(4) == "ping")
+            try speaker.peer.send("pong")
+        }
+        for _ in speakers {
+            let packet = try port.next()
+            #expect(packet.status == .success && packet.bytes == 4)
+        }
+        #expect(try port.staysEmpty())
+    }
+
     @Test("a send that is handed over alone, and comes short before its receive is queued, is gone on with")
     func alonePart() throws {
         try withPort(limit: 1, threads: 1) { port, threads in
