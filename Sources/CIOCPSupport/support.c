@@ -17,6 +17,7 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -355,15 +356,29 @@ int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t 
     return result(epoll_ctl(epoll, add ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, fd, &event));
 }
 
-int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms)
+int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity)
 {
-    SEAM(epoll_wait(epoll, identifiers, capacity, timeout_ms));
+    SEAM(epoll_wait(epoll, identifiers, capacity));
     struct epoll_event events[16];
     count_call();
-    int count = result(epoll_wait(epoll, events, capacity < 16 ? capacity : 16, timeout_ms));
+    int count = result(epoll_wait(epoll, events, capacity < 16 ? capacity : 16, -1));
     for (int i = 0; i < count; i++)
         identifiers[i] = events[i].data.u64;
     return count;
+}
+
+int iocp_timer(void)
+{
+    SEAM(timer());
+    return result(timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+}
+
+void iocp_timer_set(int fd, int64_t deadline_ns)
+{
+    SEAM_VOID(timer_set(fd, deadline_ns));
+    count_call();
+    struct itimerspec when = {.it_value = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000}};
+    timerfd_settime(fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
 int iocp_eventfd(void)

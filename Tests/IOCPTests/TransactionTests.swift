@@ -88,10 +88,11 @@ struct TransactionTests {
                 entries.append(try port.statistics.kernelEntries - before)
             }
             try answers.join()
-            // The monitor looks in now and then, and on a loaded machine it finds that the thread has not come far.
-            let usual = entries.sorted()[50]
+            // On a loaded machine others enter the ring too: the monitor, when the thread has not come far. So what counts
+            // is what an exchange can do with: one entry, or never fewer than two.
+            let quick = entries.sorted()[10]
             let isPaired = ranges == .apart && Transaction.mayPair.load(ordering: .relaxed)
-            #expect(isPaired ? usual == 1 : usual >= 2, "\(entries) entries")
+            #expect(isPaired ? quick == 1 : entries.allSatisfy { $0 >= 2 }, "\(entries) entries")
         }
     }
 

@@ -69,7 +69,9 @@ struct iocp_stand_in {
     char (*thread_state)(int tid);
     int (*epoll_create)(void);
     int (*epoll_set)(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier);
-    int (*epoll_wait)(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
+    int (*epoll_wait)(int epoll, uint64_t *identifiers, int capacity);
+    int (*timer)(void);
+    void (*timer_set)(int fd, int64_t deadline_ns);
     int (*eventfd)(void);
     void (*eventfd_signal)(int fd);
     void (*eventfd_clear)(int fd);
@@ -147,8 +149,12 @@ enum {
 int iocp_epoll_create(void);
 /// Adds or changes a descriptor; readable once if `armed`, else nothing.
 int iocp_epoll_set(int epoll, bool add, int fd, bool armed, bool once, uint64_t identifier);
-/// Writes the identifiers of ready descriptors. Returns how many.
-int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity, int timeout_ms);
+/// Waits until there are any, and writes the identifiers of ready descriptors. Returns how many.
+int iocp_epoll_wait(int epoll, uint64_t *identifiers, int capacity);
+/// A descriptor that is readable from a time on, on the clock of `iocp_now_ns`.
+int iocp_timer(void);
+/// It is not readable any more until then; 0: not at all.
+void iocp_timer_set(int fd, int64_t deadline_ns);
 /// A non-blocking eventfd.
 int iocp_eventfd(void);
 /// Returns false if the kernel refuses it again and again.

@@ -37,6 +37,8 @@ internal import Synchronization
     /// Whether the thread is out in user code: it has come back from its last dequeue, and does not sleep for a lock of
     /// the library's.
     let isOut = Atomic<Bool>(true)
+    /// The monitor's number of the sight after which the thread last came by to dequeue, or left its dequeue.
+    private let lastVisit = Atomic<UInt32>(0)
     /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
     var timeWhenBlocked: Int64 = 0
     /// The same, and the time, when the monitor last looked at it without haste; under the port's lock.
@@ -269,6 +271,12 @@ internal import Synchronization
             core?.slots[Int(before - Parking.inRing)].wakeSleeper()
         }
     }
+
+    @inline(__always)
+    func noteVisit() { lastVisit.store(Observer.sight.load(ordering: .relaxed), ordering: .relaxed) }
+
+    /// Whether the thread has come by since the monitor looked last, or everybody was last seen to come and go.
+    var hasVisited: Bool { lastVisit.load(ordering: .relaxed) == Observer.sight.load(ordering: .relaxed) }
 
     /// Whether the thread has used a processor for most of the time since this was asked last. Under the port's lock.
     func hasRunMostly(until now: Int64, _ time: Int64) -> Bool {

@@ -30,12 +30,23 @@ final class Observer: @unchecked Sendable {
     /// Made, under `lock`, before the first port exists, and constant from then on.
     private var epoll: Int32 = -1
     private var doorbell: Int32 = -1
+    private var timer: Int32 = -1
     private let lock = FutexLock()
+    /// Under `lock`, like the setting of the timer.
+    private var clock = TickClock()
     private var cores: [PortCore] = []
     private var homes: [UInt64: (core: PortCore, slotIndex: Int)] = [:]
     private var isStarted = false
     /// Nanoseconds between two looks at busy threads: what the most demanding of the ports asks for.
     private let interval = Atomic<Int64>(0)
+
+    /// How often the thread has looked, or everybody was seen to come and go.
+    static let sight = Atomic<UInt32>(0)
+    /// When dequeuing threads are to ask whether a look can be put off: not before that time, and not before the
+    /// processor's own counter has gone on by this much since somebody asked: 0.2 to 0.5 ms.
+    private let nextQuestion = Atomic<Int64>(.max)
+    private static let lastQuestionTicks = Atomic<UInt64>(0)
+    private static let ticksBetweenQuestions: UInt64 = 1_000_000
 
     /// 1 while the thread does not tick and nobody has asked it to.
     private static let isAsleep = Atomic<Bool>(true)
@@ -56,6 +67,7 @@ final class Observer: @unchecked Sendable {
         let old = unsafe shared
         if old.epoll >= 0 { _ = iocp_close(old.epoll) }
         if old.doorbell >= 0 { _ = iocp_close(old.doorbell) }
+        if old.timer >= 0 { _ = iocp_close(old.timer) }
         unsafe shared = Observer(after: old)
         isAsleep.store(true, ordering: .sequentiallyConsistent)
         IOThread.noteFork()
@@ -112,6 +124,35 @@ final class Observer: @unchecked Sendable {
         if isAsleep.load(ordering: .sequentiallyConsistent) { unsafe shared.ring() }
     }
 
+    /// A thread has dequeued and goes out into user code. Now and then it looks whether everybody comes and goes: then the
+    /// monitor need not look yet. Costs a look at the processor's counter.
+    @inline(__always)
+    static func noteVisit() {
+        let ticks = iocp_ticks()
+        if ticks > 0, ticks &- lastQuestionTicks.load(ordering: .relaxed) < ticksBetweenQuestions { return }
+        lastQuestionTicks.store(ticks, ordering: .relaxed)
+        unsafe shared.putOff(at: iocp_now_ns())
+    }
+
+    /// Puts the monitor's look off if it would find nothing.
+    @inline(never)
+    func putOff(at now: Int64) {
+        guard now >= nextQuestion.load(ordering: .relaxed), lock.tryLock() else { return }
+        defer { lock.unlock() }
+        let interval = interval.load(ordering: .relaxed)
+        nextQuestion.store(now + interval / 4, ordering: .relaxed)
+        guard clock.isTicking, cores.allSatisfy({ $0.isCalm }) else { return }
+        for core in cores { core.noteCalm() }
+        Self.sight.add(1, ordering: .relaxed)
+        if clock.allCameBy(at: now, every: interval) { setTimer() }
+    }
+
+    /// Under `lock`.
+    private func setTimer() {
+        iocp_timer_set(timer, clock.isTicking ? clock.next : 0)
+        nextQuestion.store(clock.nextQuestion(every: interval.load(ordering: .relaxed)), ordering: .relaxed)
+    }
+
     @inline(never)
     private func ring() {
         guard Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) else { return }
@@ -134,8 +175,10 @@ final class Observer: @unchecked Sendable {
         } catch {
             if epoll >= 0 { _ = iocp_close(epoll) }
             if doorbell >= 0 { _ = iocp_close(doorbell) }
+            if timer >= 0 { _ = iocp_close(timer) }
             epoll = -1
             doorbell = -1
+            timer = -1
             throw error
         }
         isStarted = true
@@ -146,42 +189,46 @@ final class Observer: @unchecked Sendable {
         guard epoll >= 0 else { throw .noDescriptors(-epoll) }
         doorbell = iocp_eventfd()
         guard doorbell >= 0 else { throw .noDescriptors(-doorbell) }
-        let watched = iocp_epoll_set(epoll, true, doorbell, true, false, 0)
-        guard watched == 0 else { throw .unwatched(-watched) }
+        timer = iocp_timer()
+        guard timer >= 0 else { throw .noDescriptors(-timer) }
+        for (descriptor, identifier) in [(doorbell, Self.doorbellIdentifier), (timer, Self.timerIdentifier)] {
+            let watched = iocp_epoll_set(epoll, true, descriptor, true, false, identifier)
+            guard watched == 0 else { throw .unwatched(-watched) }
+        }
     }
+
+    private static let doorbellIdentifier: UInt64 = 0
+    private static let timerIdentifier = UInt64.max
 
     private func run() -> Never {
         let me = IOThread.current
         var quiet = 0
         var troubled = 0
         var isHurried = false
-        var ticks = false
         var failedWaits = 0
-        var nextTick: Int64 = 0
         let ready = UnsafeMutablePointer<UInt64>.allocate(capacity: Int(Self.batch))
         while true {
-            let left = max(0, nextTick - iocp_now_ns())
-            let count = unsafe iocp_epoll_wait(
-                epoll, ready, Self.batch, ticks ? Int32((left + 999_999) / 1_000_000) : -1)
+            let count = unsafe iocp_epoll_wait(epoll, ready, Self.batch)
             Self.wakeUps.add(1, ordering: .relaxed)
             failedWaits = count < 0 ? failedWaits + 1 : 0
             if failedWaits >= Self.mostFailedWaits { me.pause(nanoseconds: Self.troubledInterval) }
             for index in 0..<max(0, Int(count)) {
-                let identifier = unsafe ready[index]
-                if identifier == 0 {
+                switch unsafe ready[index] {
+                case Self.doorbellIdentifier:
                     iocp_eventfd_clear(doorbell)
-                    if !ticks { nextTick = iocp_now_ns() + interval.load(ordering: .relaxed) }
-                    ticks = true
+                    startTicking()
                     quiet = 0
-                } else {
-                    look(at: identifier, me)
+                // It is set anew, or off, below.
+                case Self.timerIdentifier: break
+                case let identifier: look(at: identifier, me)
                 }
             }
             // What is ready in between does not hurry the ticks.
             let now = iocp_now_ns()
-            guard ticks, now >= nextTick else { continue }
+            guard isDue(at: now) else { continue }
             troubled = max(0, troubled - 1)
             let findings = tickAll(me, isHurried: isHurried)
+            var goesOn = true
             switch findings {
             case .trouble:
                 quiet = 0
@@ -198,16 +245,42 @@ final class Observer: @unchecked Sendable {
                     if tickAll(me, isHurried: isHurried) > .nothing || !isSeen {
                         if Self.isAsleep.exchange(false, ordering: .sequentiallyConsistent) { quiet = 0 }
                     } else {
-                        ticks = false
+                        goesOn = false
                     }
                 }
             }
-            var pause = interval.load(ordering: .relaxed)
-            if findings == .refusal { pause = min(pause, Self.refusedInterval) }
             isHurried = troubled > 0
-            if isHurried { pause = min(pause, Self.troubledInterval) }
-            nextTick = now + pause
+            let longest = isHurried ? Self.troubledInterval : findings == .refusal ? Self.refusedInterval : .max
+            endTick(at: now, findings, goesOn: goesOn, longestPause: longest)
         }
+    }
+
+    private func startTicking() {
+        lock.lock()
+        if !clock.isTicking {
+            clock.start(at: iocp_now_ns(), every: interval.load(ordering: .relaxed))
+            setTimer()
+        }
+        lock.unlock()
+    }
+
+    private func isDue(at now: Int64) -> Bool {
+        lock.lock()
+        defer { lock.unlock() }
+        return now >= clock.next
+    }
+
+    private func endTick(at now: Int64, _ findings: PortCore.Findings, goesOn: Bool, longestPause: Int64) {
+        lock.lock()
+        let interval = interval.load(ordering: .relaxed)
+        if goesOn {
+            clock.looked(
+                at: now, pause: min(interval, longestPause), every: interval, foundTrouble: findings == .trouble)
+        } else {
+            clock.stop()
+        }
+        setTimer()
+        lock.unlock()
     }
 
     private func look(at identifier: UInt64, _ me: IOThread) {
@@ -223,6 +296,8 @@ final class Observer: @unchecked Sendable {
     private func tickAll(_ me: IOThread, isHurried: Bool) -> PortCore.Findings {
         lock.lock()
         let living = cores
+        // Threads that leave from now on have been seen by no look.
+        Self.sight.add(1, ordering: .relaxed)
         lock.unlock()
         var findings = PortCore.Findings.nothing
         for core in living { findings = max(findings, core.tick(me, isHurried: isHurried)) }

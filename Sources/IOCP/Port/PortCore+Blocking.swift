@@ -63,7 +63,7 @@ extension PortCore {
     // MARK: Seen from outside
 
     /// Whether packets wait, and threads, for a place to come free. Under the lock.
-    private var isHeldUp: Bool {
+    var isHeldUp: Bool {
         guard scheduler.waiting > 0, !scheduler.canRunAnother, !isClosed else { return false }
         return scheduler.queued > 0 || slots.contains { $0.hasCompletions && !$0.isWatched }
     }
@@ -92,6 +92,7 @@ extension PortCore {
         if ticks > 0, ticks &- lastLookTicks.load(ordering: .relaxed) < Self.ticksBetweenClocks { return false }
         lastLookTicks.store(ticks, ordering: .relaxed)
         let now = iocp_now_ns()
+        if !sparingly { unsafe Observer.shared.putOff(at: now) }
         let next = nextLook.load(ordering: .relaxed)
         // One looks at a time, and none soon after it, however it ends.
         guard now >= next,

@@ -43,6 +43,7 @@ extension PortCore {
                 quickMirror.store(true, ordering: .relaxed)
             }
             lock.unlock()
+            me.noteVisit()
             unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
             return entry
         }
@@ -56,12 +57,14 @@ extension PortCore {
         else { return 0 }
         return unsafe slot._withUnsafeGuaranteedRef { slot in
             guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
+            me.noteVisit()
             slot.endRound()
             slot.submit()
             let count = unsafe harvestDirectly(slot, into: out, me)
             if count > 0 {
                 if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
                 Observer.noteDeparture()
+                Observer.noteVisit()
             }
             return count
         }
@@ -123,6 +126,7 @@ extension PortCore {
         }
         me.isOut.store(false, ordering: .relaxed)
         defer { me.isOut.store(true, ordering: .relaxed) }
+        me.noteVisit()
         unsafe me.leasedReference?._withUnsafeGuaranteedRef { $0.endRound() }
         if deadline.isImmediate || isQueuedMirror.load(ordering: .relaxed) {
             unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
@@ -145,6 +149,7 @@ extension PortCore {
             unlockAndWake()
             me.buryDead()
             Observer.noteDeparture()
+            Observer.noteVisit()
             return .packets(count)
         }
         packets.trim()
@@ -231,8 +236,7 @@ extension PortCore {
                     redistribute()
                     unlockAndWake()
                     if !me.graveyard.isEmpty { me.buryDead() }
-                    Observer.noteDeparture()
-                    return .packets(count)
+                    return leaves(me, with: count)
                 }
                 redistribute()
                 // At the ring's head is the wake-up of another sleeper, who has yet to see it: until then the ring is no
@@ -263,8 +267,7 @@ extension PortCore {
                 publish()
                 unlockAndWake()
                 if !wasWoken { me.awaitWakeUp() }
-                Observer.noteDeparture()
-                return .packets(count)
+                return leaves(me, with: count)
             case .calls:
                 me.delivery = .none
                 unlockAndWake()
@@ -278,6 +281,14 @@ extension PortCore {
                 throw .abandoned
             }
         }
+    }
+
+    /// A thread that has slept leaves with packets.
+    private func leaves(_ me: IOThread, with count: Int) -> DequeueEnd {
+        me.noteVisit()
+        Observer.noteDeparture()
+        Observer.noteVisit()
+        return .packets(count)
     }
 
     /// The calls of a thread whose wait they have ended: it is in user code already (d12).

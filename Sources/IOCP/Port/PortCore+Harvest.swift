@@ -95,6 +95,38 @@ extension PortCore {
         case trouble
     }
 
+    /// Whether the monitor would find nothing to hand on, since whoever could leave something behind has come by since
+    /// the last sight. False as well if the lock is taken.
+    var isCalm: Bool {
+        // Somebody else than a dequeuing thread is to see what comes.
+        if watchers.load(ordering: .relaxed) > 0 || isAttended.load(ordering: .relaxed) { return false }
+        guard !isRetired.load(ordering: .relaxed), lock.tryLock() else { return false }
+        defer { lock.unlock() }
+        if isClosed { return false }
+        let mayRun = scheduler.waiting > 0 && scheduler.canRunAnother
+        for slot in slots {
+            if slot.needsRelief { return false }
+            let holder = unsafe slot.leaseholder
+            let isVisited = unsafe holder?._withUnsafeGuaranteedRef { $0.hasVisited } ?? false
+            if !isVisited, slot.unsubmittedRequests > 0 { return false }
+            // Its sleepers see by themselves what completes.
+            if slot.isWatched || slot.inFlight.load(ordering: .relaxed) == 0 { continue }
+            if isVisited {
+                // An idle thread could take them.
+                if mayRun, slot.hasCompletions { return false }
+            } else if unsafe holder != nil || !slot.isArmed.load(ordering: .relaxed) {
+                return false
+            }
+        }
+        // If packets are held up: no holder has been blocked for long.
+        if !isHeldUp { return true }
+        return unsafe scheduler.everyHolder { unsafe IOThread.from($0).hasVisited }
+    }
+
+    func noteCalm() {
+        for slot in slots { slot.noteSight() }
+    }
+
     /// The monitor's look at what may wait behind threads that are out in user code: entries that a thread left
     /// unsubmitted, completions in its ring while another thread could take them, packets while it holds a place and is
     /// blocked. A ring whose thread stays away is waited for from then on, as if nobody leased it.
@@ -108,8 +140,8 @@ extension PortCore {
                 continue
             }
             let isLeased = slot.owner.load(ordering: .acquiring) != 0
-            let entries = slot.entries.load(ordering: .relaxed)
-            let isAway = slot.entriesAtLastTick.exchange(entries, ordering: .relaxed) == entries
+            let isAway = slot.entriesAtLastTick.load(ordering: .relaxed) == slot.entries.load(ordering: .relaxed)
+            slot.noteSight()
             if slot.needsRelief {
                 findings = max(findings, .refusal)
                 if slot.relieve() {

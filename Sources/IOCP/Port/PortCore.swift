@@ -96,7 +96,7 @@ internal import Synchronization
 
     /// A face that provides the threads, under the lock, and whether there is one.
     private var attendant: (any PortAttendant)?
-    private let isAttended = Atomic<Bool>(false)
+    let isAttended = Atomic<Bool>(false)
 
     // For statistics, under the lock.
     var handOvers = 0

@@ -65,7 +65,7 @@ internal import Synchronization
     /// How often the kernel was entered for this ring: the observer sees by it whether entries are stuck. An entry may be
     /// left out when two threads enter at the same moment.
     let entries = Atomic<UInt64>(0)
-    /// `entries` at the observer's last tick.
+    /// `entries` at the observer's last tick, or when everybody was last seen to come and go.
     let entriesAtLastTick = Atomic<UInt64>(0)
     /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
     private let entriesWhenLeft = Atomic<UInt64>(.max)
@@ -549,6 +549,9 @@ internal import Synchronization
 
     /// Whether the observer waits for the ring, its thread having stayed away since.
     var isLeftAlone: Bool { entriesWhenLeft.load(ordering: .relaxed) == entries.load(ordering: .relaxed) }
+
+    /// Everybody is seen to come and go, or is looked at.
+    func noteSight() { entriesAtLastTick.store(entries.load(ordering: .relaxed), ordering: .relaxed) }
 
     func leaveAlone() {
         entriesWhenLeft.store(entries.load(ordering: .relaxed), ordering: .relaxed)

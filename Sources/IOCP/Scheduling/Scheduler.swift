@@ -178,6 +178,17 @@
         }
     }
 
+    /// Whether that is so of every thread that holds a place.
+    func everyHolder(_ isSo: (ThreadState.Pointer) -> Bool) -> Bool {
+        guard let start = unsafe tied else { return true }
+        var candidate = unsafe start
+        repeat {
+            if unsafe candidate.pointee.isCounted && !isSo(candidate) { return false }
+            unsafe candidate = candidate.pointee.nextTied!
+        } while unsafe candidate != start
+        return true
+    }
+
     /// The next of the tied threads for which `isWanted` is true, each in turn from one call to the next.
     mutating func nextTied(where isWanted: (ThreadState.Pointer) -> Bool) -> ThreadState.Pointer? {
         guard let start = unsafe tied else { return nil }

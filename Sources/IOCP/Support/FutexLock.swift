@@ -28,6 +28,14 @@ package struct FutexLock: ~Copyable {
         pass(IOCP_LOCKED)
     }
 
+    /// Takes the lock if it is free. Returns whether it was.
+    package borrowing func tryLock() -> Bool {
+        guard word.compareExchange(expected: 0, desired: iocp_generation(), ordering: .sequentiallyConsistent).exchanged
+        else { return false }
+        pass(IOCP_LOCKED)
+        return true
+    }
+
     @inline(__always)
     package borrowing func unlock() {
         pass(IOCP_BEFORE_UNLOCK)

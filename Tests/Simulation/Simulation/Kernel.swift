@@ -11,10 +11,12 @@ import Glibc
 /// overflows into memory that an entry with GETEVENTS brings back; an entry that cannot submit all does not wait.
 final class Kernel {
     static let doorbell: Int32 = 8
+    static let timer: Int32 = 9
 
     private var rings: [VirtualRing] = []
     private var nextDescriptor: Int32 = 0
     private var isDoorbellRung = false
+    private var timerEnd: Int64?
     private var watched: [(descriptor: Int32, isArmed: Bool, isOnce: Bool, identifier: UInt64)] = []
 
     private var random: Random {
@@ -74,7 +76,11 @@ final class Kernel {
     }
 
     private func isReady(_ descriptor: Int32) -> Bool {
-        descriptor == Self.doorbell ? isDoorbellRung : ring(descriptor)?.hasAnything ?? false
+        switch descriptor {
+        case Self.doorbell: isDoorbellRung
+        case Self.timer: timerEnd.map { $0 <= world.now } ?? false
+        default: ring(descriptor)?.hasAnything ?? false
+        }
     }
 
     private func epollChanges() {
@@ -82,9 +88,14 @@ final class Kernel {
         for fiber in world.fibers where fiber.isInEpoll { world.wake(fiber) }
     }
 
-    func epollWait(_ identifiers: UnsafeMutablePointer<UInt64>, _ capacity: Int, _ milliseconds: Int32) -> Int32 {
+    /// Put off while the caller sleeps, the timer wakes it in vain, and it sleeps on. Only the caller sets it to earlier.
+    func setTimer(_ end: Int64?) {
         enterKernel()
-        let deadline = milliseconds < 0 ? nil : world.now + Int64(milliseconds) * 1_000_000
+        timerEnd = end
+    }
+
+    func epollWait(_ identifiers: UnsafeMutablePointer<UInt64>, _ capacity: Int) -> Int32 {
+        enterKernel()
         while true {
             runTaskWork(of: world.current)
             var count = 0
@@ -94,9 +105,9 @@ final class Kernel {
                 identifiers[count] = watched[index].identifier
                 count += 1
             }
-            if count > 0 || milliseconds == 0 { return Int32(count) }
+            if count > 0 { return Int32(count) }
             world.current.isInEpoll = true
-            if world.block(until: deadline) { return 0 }
+            _ = world.block(until: timerEnd)
         }
     }
 

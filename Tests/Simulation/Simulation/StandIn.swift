@@ -34,9 +34,9 @@ func installStandIn() {
                 world.kernel.epollSet(descriptor, isArmed, isOnce, identifier)
                 return 0
             },
-            epoll_wait: { _, identifiers, capacity, timeout in
-                world.kernel.epollWait(identifiers!, Int(capacity), timeout)
-            },
+            epoll_wait: { _, identifiers, capacity in world.kernel.epollWait(identifiers!, Int(capacity)) },
+            timer: { Kernel.timer },
+            timer_set: { _, deadline in world.kernel.setTimer(deadline == 0 ? nil : deadline) },
             eventfd: { Kernel.doorbell },
             eventfd_signal: { _ in world.kernel.ringDoorbell() },
             eventfd_clear: { _ in world.kernel.clearDoorbell() },

@@ -1,0 +1,187 @@
+import Glibc
+import Synchronization
+import Testing
+
+@testable import IOCP
+
+/// When the monitor looks, and when dequeuing threads spare it that.
+@Suite("The monitor's looks")
+struct MonitorTests {
+    /// One thread that leaves something behind and stays away, among others that come and go, in virtual time.
+    private struct Course {
+        static let interval: Int64 = 5_000_000
+        var random: SplitMix
+        var clock = TickClock()
+        var putOffs = 0
+        var looks = 0
+
+        init(seed: UInt64) { random = SplitMix(state: seed) }
+
+        private mutating func between(_ range: ClosedRange<Int64>) -> Int64 { .random(in: range, using: &random) }
+
+        /// How long what the thread left behind waits for a look that finds the thread away.
+        mutating func delay() -> Int64 {
+            var now: Int64 = 0
+            var sight = 0
+            var question: Int64 = 0
+            // The thread enters the kernel when it comes by.
+            var (lastVisit, entries, entriesAtSight) = (-1, 0, -1)
+            var nextVisit = between(0...Self.interval)
+            let last = between(0...20 * Self.interval)
+            var left: Int64?
+            let (slowest, pace) = (between(1000...2 * Self.interval), between(1...4))
+            clock.start(at: now, every: Self.interval)
+            while true {
+                now += between(1...max(1, slowest / pace))
+                while now >= clock.next {
+                    // Late, as threads are.
+                    let time = clock.next
+                    visit(until: time)
+                    looks += 1
+                    if let left, entries == entriesAtSight { return time - left }
+                    (sight, entriesAtSight) = (sight + 1, entries)
+                    clock.looked(at: time, pause: Self.interval, every: Self.interval, foundTrouble: false)
+                    question = clock.nextQuestion(every: Self.interval)
+                }
+                visit(until: now)
+                // Another thread comes by.
+                guard now >= question else { continue }
+                question = now + Self.interval / 4
+                guard lastVisit == sight else { continue }
+                (sight, entriesAtSight) = (sight + 1, entries)
+                if clock.allCameBy(at: now, every: Self.interval) { putOffs += 1 }
+                question = clock.nextQuestion(every: Self.interval)
+            }
+            func visit(until time: Int64) {
+                while left == nil, nextVisit <= time {
+                    (lastVisit, entries) = (sight, entries + 1)
+                    if nextVisit >= last { left = nextVisit }
+                    nextVisit += between(1...Self.interval / 2)
+                }
+            }
+        }
+    }
+
+    @Test("what a thread leaves behind is found within two intervals, however others put looks off")
+    func bound() {
+        var (worst, putOffs, looks): (Int64, Int, Int) = (0, 0, 0)
+        for seed in 0..<20_000 as Range<UInt64> {
+            var course = Course(seed: seed)
+            let delay = course.delay()
+            if delay > 2 * Course.interval { Issue.record("seed \(seed): \(delay) ns") }
+            worst = max(worst, delay)
+            putOffs += course.putOffs
+            looks += course.looks
+        }
+        // It was put to the test: looks were put off, and some of what was left waited for long.
+        #expect(putOffs > looks && worst > Course.interval * 3 / 2, "\(putOffs) put off, \(looks) looks, \(worst) ns")
+    }
+
+    @Test("no look is put off for a while after something had to be handed on, nor once the ticks have ended")
+    func unrest() {
+        let interval: Int64 = 1000
+        var clock = TickClock()
+        #expect(!clock.isTicking && clock.nextQuestion(every: interval) == .max)
+        clock.start(at: 0, every: interval)
+        clock.looked(at: 1000, pause: interval, every: interval, foundTrouble: true)
+        #expect(clock.next == 2000 && clock.nextQuestion(every: interval) > 30_000)
+        let isPutOffInUnrest = clock.allCameBy(at: 1900, every: interval)
+        #expect(!isPutOffInUnrest && clock.next == 2000)
+        for time in stride(from: 2000, through: 50_000, by: 1000) {
+            clock.looked(at: Int64(time), pause: interval, every: interval, foundTrouble: false)
+        }
+        let isPutOff = clock.allCameBy(at: 50_600, every: interval)
+        #expect(isPutOff && clock.next == 51_500)
+        clock.stop()
+        let isPutOffAtRest = clock.allCameBy(at: 51_000, every: interval)
+        #expect(!isPutOffAtRest && !clock.isTicking)
+    }
+
+    /// Looks at threads that come and go, while `body` has one go round for a second.
+    private static func looks(_ port: CompletionPort, _ body: () throws -> Void) throws -> Int {
+        let end = ContinuousClock.now + .seconds(1)
+        try body()
+        let before = Observer.wakeUps.load(ordering: .relaxed)
+        while ContinuousClock.now < end { try body() }
+        return Observer.wakeUps.load(ordering: .relaxed) - before
+    }
+
+    private static func slowPort() throws -> CompletionPort {
+        var options = CompletionPort.Options()
+        options.monitorInterval = .milliseconds(20)
+        return try CompletionPort(concurrencyLimit: 1, options: options)
+    }
+
+    @Test("the monitor sleeps on while threads come and go with operations in flight")
+    func sparedByIO() async {
+        await #expect(processExitsWith: .success) {
+            try exitTest {
+                let port = try MonitorTests.slowPort()
+                let (left, right) = try Socket.pair()
+                let (quiet, other) = try Socket.pair()
+                for socket in [left, right, quiet] { try port.associate(socket, key: 1) }
+                try quiet.receive(IOCP.Operation(capacity: 1))
+                let (send, receive) = (IOCP.Operation("x"), IOCP.Operation(capacity: 1))
+                let looks = try MonitorTests.looks(port) {
+                    try left.send(send)
+                    try right.receive(receive)
+                    for _ in 0..<2 { try check(try port.dequeue() != nil, "no packet") }
+                }
+                // 50 otherwise. A machine that keeps the thread from running for long has some.
+                try check(looks < 25, "\(looks) looks")
+                withExtendedLifetime(other) {}
+            }
+        }
+    }
+
+    @Test("the monitor sleeps on while packets wait for a place whose holder comes and goes")
+    func sparedByPosts() async {
+        await #expect(processExitsWith: .success) {
+            try exitTest {
+                let port = try MonitorTests.slowPort()
+                let waiters = (0..<3).map { _ in SideThread { _ = try? port.dequeue() } }
+                while try port.statistics.waiting < 3 {}
+                _ = try port.dequeue(timeout: .zero)
+                for key in 1...8 { try port.post(key: UInt(key)) }
+                let looks = try MonitorTests.looks(port) {
+                    for _ in 0..<100 {
+                        guard let packet = try port.dequeue() else { throw Complaint("no packet") }
+                        try port.post(key: packet.key)
+                    }
+                }
+                try check(looks < 25, "\(looks) looks")
+                try check(try port.statistics.waiting == 3, "a waiter ran")
+                port.close()
+                for waiter in waiters { try waiter.join() }
+            }
+        }
+    }
+
+    @Test("what a thread that computes has deferred enters the kernel while another comes and goes")
+    func companion() throws {
+        let port = try CompletionPort(concurrencyLimit: 2)
+        let (left, right) = try Socket.pair()
+        try port.associate(left, key: 1)
+        let isOver = Atomic<Bool>(false)
+        let companion = SideThread {
+            while !isOver.load(ordering: .relaxed) {
+                try port.post(key: 9)
+                _ = try port.dequeue()
+            }
+        }
+        defer { try? companion.join() }
+        defer { isOver.store(true, ordering: .relaxed) }
+        _ = try port.dequeue(timeout: .zero)
+        for _ in 0..<20 {
+            let operation = IOCP.Operation("late")
+            let end = ContinuousClock.now + .seconds(5)
+            try left.send(operation)
+            var interest = pollfd(fd: right.file.descriptor, events: Int16(POLLIN), revents: 0)
+            while poll(&interest, 1, 0) != 1, ContinuousClock.now < end {}
+            #expect(ContinuousClock.now < end)
+            #expect(readRaw(4, from: right) == "late")
+            // Whoever takes its packet.
+            while operation.status == .pending { _ = try port.dequeue(timeout: .zero) }
+        }
+    }
+}
