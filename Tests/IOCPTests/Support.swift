@@ -214,7 +214,6 @@ func bindToOneProcessor() throws {
     try #require(set(0, mask.count, &mask) == 0)
 }
 
-
 /// A small generator with a seed: the same sequence each time.
 struct SplitMix: RandomNumberGenerator {
     var state: UInt64

@@ -53,6 +53,7 @@ struct Soak {
         } catch let stuck as Stuck {
             Ledger.fail("waited in vain until \(stuck.what)")
             for detail in stuck.details.prefix(20) { say("  \(detail)") }
+            for line in KernelView.lines { say("  \(line)") }
         } catch {
             Ledger.fail("a round failed: \(error)")
         }
@@ -183,6 +184,7 @@ final class Watchdog: Sendable {
             if now() - lastProgress > patience {
                 say("FAILED: nothing has moved for \(Int(patience)) s")
                 for line in stage.withLock({ $0?.report ?? [] }) { say("  \(line)") }
+                for line in KernelView.lines { say("  \(line)") }
                 for failure in Ledger.everyFailure { say("FAILED: \(failure)") }
                 say("soak failed: see the first line for its seed")
                 exit(1)

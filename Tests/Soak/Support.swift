@@ -127,7 +127,7 @@ struct Usage {
         }
     }
 
-    private static func numbers(in directory: String) -> [Int] {
+    static func numbers(in directory: String) -> [Int] {
         guard let stream = opendir(directory) else { return [] }
         defer { closedir(stream) }
         var found: [Int] = []

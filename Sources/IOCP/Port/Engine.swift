@@ -306,12 +306,13 @@ enum Engine {
         }
         var produced = 0
         var consumed: UInt32 = 0
-        var ready = slot.completionsReady
+        var ready: UInt32 = 0
         var pushed = false
         while produced < capacity {
             if consumed == ready {
                 ready = slot.completionsReady
-                if consumed == ready { break }
+                // After that look: what was queued before these completed comes before them (d2).
+                if unsafe consumed == ready || directly && !slot.core.mayTakeDirectly { break }
             }
             let completion = slot.completion(at: consumed)
             let tag = completion.userData & Slot.tagMask

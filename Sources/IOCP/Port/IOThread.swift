@@ -39,6 +39,7 @@ internal import Synchronization
     let isOut = Atomic<Bool>(true)
     /// The monitor's number of the sight after which the thread last came by to dequeue, or left its dequeue.
     private let lastVisit = Atomic<UInt32>(0)
+    private var quickVisits: UInt32 = 0
     /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
     var timeWhenBlocked: Int64 = 0
     /// The same, and the time, when the monitor last looked at it without haste; under the port's lock.
@@ -270,6 +271,14 @@ internal import Synchronization
         } else if before >= Parking.inRing {
             core?.slots[Int(before - Parking.inRing)].wakeSleeper()
         }
+    }
+
+    /// A visit that is too short for a look at the processor's counter: one of 64 has one.
+    @inline(__always)
+    func noteQuickVisit() {
+        noteVisit()
+        quickVisits &+= 1
+        if quickVisits & 63 == 0 { Observer.noteVisit() }
     }
 
     @inline(__always)

@@ -43,7 +43,7 @@ extension PortCore {
                 quickMirror.store(true, ordering: .relaxed)
             }
             lock.unlock()
-            me.noteVisit()
+            me.noteQuickVisit()
             unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
             return entry
         }
@@ -52,7 +52,7 @@ extension PortCore {
     /// The thread is running for this port, its ring has completions, and nothing older is queued: no lock needed.
     @inline(__always)
     func dequeueQuickly(into out: UnsafeMutableBufferPointer<Packet>, _ me: IOThread) -> Int {
-        guard me.isTied(to: self), let slot = unsafe me.leasedReference, quickMirror.load(ordering: .relaxed),
+        guard me.isTied(to: self), let slot = unsafe me.leasedReference, mayTakeDirectly,
             !isClosed
         else { return 0 }
         return unsafe slot._withUnsafeGuaranteedRef { slot in
@@ -166,6 +166,7 @@ extension PortCore {
             unlockAndWake()
             me.buryDead()
             Observer.noteDeparture()
+            Observer.noteVisit()
             return .timedOut
         }
         return unsafe try wait(into: out, deadline, alertable: alertable, me)

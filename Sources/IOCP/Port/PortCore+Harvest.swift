@@ -96,11 +96,12 @@ extension PortCore {
     }
 
     /// Whether the monitor would find nothing to hand on, since whoever could leave something behind has come by since
-    /// the last sight. False as well if the lock is taken.
+    /// the last sight.
     var isCalm: Bool {
         // Somebody else than a dequeuing thread is to see what comes.
         if watchers.load(ordering: .relaxed) > 0 || isAttended.load(ordering: .relaxed) { return false }
-        guard !isRetired.load(ordering: .relaxed), lock.tryLock() else { return false }
+        if isRetired.load(ordering: .relaxed) { return false }
+        lock.lock()
         defer { lock.unlock() }
         if isClosed { return false }
         let mayRun = scheduler.waiting > 0 && scheduler.canRunAnother

@@ -4,9 +4,9 @@ internal import Synchronization
 
 /// The port object: the scheduler's decisions carried out over rings.
 ///
-/// Locks, outermost first: this port's `lock`, a slot's `lock`, a file object's `lock`. (The slot of the port that
-/// carries operations of unassociated files comes before the lock of the port that their packets go to; it has no
-/// waiters of its own, so nothing takes them in the other order.) Nothing is woken and no user code runs under a lock.
+/// Locks, outermost first: the observer's, this port's `lock`, a slot's `lock`, a file object's `lock`. (The slot of the
+/// port that carries operations of unassociated files comes before the lock of the port that their packets go to; it has
+/// no waiters of its own, so nothing takes them in the other order.) Nothing is woken and no user code runs under a lock.
 @safe final class PortCore: @unchecked Sendable {
     // Unchecked: `lock` guards the scheduler, the packets and the leases; the rest is atomic or constant.
 
@@ -65,6 +65,9 @@ internal import Synchronization
     /// Whether a running thread may take from its own ring without the lock: nothing older is queued, the limit is kept,
     /// and nobody has to be looked at first.
     let quickMirror = Atomic<Bool>(true)
+    var mayTakeDirectly: Bool {
+        @inline(__always) get { quickMirror.load(ordering: .relaxed) }
+    }
 
     /// Threads that wait for the port itself, not for a packet (b27): they sleep on the word. And `attendance`.
     let watchers = Atomic<Int>(0)

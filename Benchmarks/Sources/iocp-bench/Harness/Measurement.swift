@@ -26,7 +26,6 @@ struct Measurement: Codable, Sendable {
         /// CPU time of the library's own thread.
         case monitorNanoseconds
         /// CPU time of a thread of the row's that only wakes up as often.
-        case bareNanoseconds
         /// Events that another thread took than the one they came for.
         case takenByOther
         /// Looks that found more handlers running than the limit allows.

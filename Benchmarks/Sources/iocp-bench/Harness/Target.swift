@@ -83,8 +83,6 @@ enum Figure: String, Codable, Sendable {
     case timePerOperation
     /// The monitor's CPU time by that of one processor.
     case monitorShare
-    /// The same beyond what a thread uses that only wakes up as often.
-    case monitorBeyond
     /// Memory of the process by idle connections, in bytes.
     case memoryPerIdle
     /// The kernel's own memory by idle connections, both ends of each.
@@ -128,10 +126,6 @@ enum Figure: String, Codable, Sendable {
         case .cpuRatio: reference.map { measurement.cpuPerOperation / $0.cpuPerOperation }
         case .timePerOperation: 1e9 / measurement.rate
         case .monitorShare: count(.monitorNanoseconds).map { $0 / (measurement.seconds * 1e9) }
-        case .monitorBeyond:
-            count(.monitorNanoseconds).flatMap { monitor in
-                count(.bareNanoseconds).map { (monitor - $0) / (measurement.seconds * 1e9) }
-            }
         case .memoryPerIdle: perIdle(.memoryBytes)
         case .kernelMemoryPerIdle: perIdle(.kernelBytes)
         case .heapPerIdle: perIdle(.heapBytes)
@@ -167,7 +161,6 @@ enum Figure: String, Codable, Sendable {
         case .cpuRatio: "CPU/op × ref"
         case .timePerOperation: "time/op"
         case .monitorShare: "monitor's CPU"
-        case .monitorBeyond: "beyond a bare thread"
         case .memoryPerIdle: "memory, each idle"
         case .kernelMemoryPerIdle: "kernel, each idle"
         case .heapPerIdle: "heap, each idle"
@@ -185,7 +178,7 @@ enum Figure: String, Codable, Sendable {
         case .medianBeyond: (value < 0 ? "−" : "") + Table.duration(abs(value))
         case .switchesBeyond: Table.fixed(value, 3)
         case .rateRatio, .medianRatio, .switchesRatio, .cpuRatio: Table.fixed(value, 2)
-        case .monitorShare, .monitorBeyond, .takenByOther: Table.fixed(100 * value, 2) + " %"
+        case .monitorShare, .takenByOther: Table.fixed(100 * value, 2) + " %"
         case .memoryPerIdle, .kernelMemoryPerIdle, .heapPerIdle: Table.fixed(value, 0) + " B"
         case .contextSwitches, .overLimit, .handOvers: Table.fixed(value, 0)
         }

@@ -29,9 +29,6 @@ final class LibraryEcho: Sendable {
         var start = Start.deferred
         /// Whether an answer and the next message are one operation, or two with a packet each.
         var transacts = true
-        /// Whether a thread beside the server wakes up as often as the monitor, and does nothing: what that alone costs,
-        /// or is charged of what interrupts do meanwhile.
-        var hasBareThread = false
         /// Whether the handlers that run at once are counted, and held against the limit.
         var watchesLimit = false
     }
@@ -78,11 +75,9 @@ final class LibraryEcho: Sendable {
     static func serve(_ context: EchoServerContext, _ options: Options = Options()) throws {
         let server = try LibraryEcho(context, options)
         let monitor = unsafe try check(bench_thread_find("iocp-monitor"), "finding the library's own thread")
-        let bare = options.hasBareThread ? try startBareThread() : nil
         context.alsoCount {
             var counts = [Measurement.Count.monitorNanoseconds: UInt64(max(0, bench_thread_time(monitor)))]
             counts[.kernelEntries] = (try? server.port.statistics.kernelEntries).map(UInt64.init)
-            counts[.bareNanoseconds] = bare.map { UInt64(max(0, bench_thread_time($0))) }
             if options.watchesLimit {
                 counts[.overLimit] = server.overLimit.load(ordering: .relaxed)
                 counts[.handOvers] = (try? server.port.statistics.handOvers).map(UInt64.init)
@@ -120,24 +115,6 @@ final class LibraryEcho: Sendable {
         if let failure = others.withLock({ $0.first }) {
             throw Failure(failure)
         }
-    }
-
-    /// A thread that sleeps for the monitor's interval, again and again. Returns its number.
-    private static func startBareThread() throws -> Int32 {
-        let thread = Handover()
-        try WaitableThread {
-            thread.number.store(bench_thread_id(), ordering: .releasing)
-            while true { poll(nil, 0, 5) }
-        }.detach()
-        while true {
-            let number = thread.number.load(ordering: .acquiring)
-            if number != 0 { return number }
-            sched_yield()
-        }
-    }
-
-    private final class Handover: Sendable {
-        let number = Atomic<Int32>(0)
     }
 
     private init(_ context: EchoServerContext, _ options: Options) throws {

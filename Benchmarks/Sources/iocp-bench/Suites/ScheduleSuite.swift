@@ -134,6 +134,7 @@ extension Suite {
         title: "echo, 64 connections, 64 B; threads beyond those that may run",
         operations: "messages",
         traffic: Traffic(connections: 64, bytes: 64, depth: 1),
+        seconds: 2,
         rows: [2, 8, 64].map { threads in
             Row(
                 id: "iocp-\(threads)", title: "limit 2, \(threads) threads", role: threads == 2 ? .reference : .subject,
@@ -202,10 +203,8 @@ extension Suite {
         rows: [(1, 1), (1, 8), (2, 8)].map { (limit: Int, threads: Int) in
             Row(
                 id: "iocp-\(limit)-\(threads)", title: "limit \(limit), \(threads) thread\(threads == 1 ? "" : "s")",
-                role: .subject, targets: [.of(.monitorShare, atMost: 0.01), .of(.monitorBeyond)],
-                body: .server(workers: threads) {
-                    try LibraryEcho.serve($0, .init(limit: limit, hasBareThread: true))
-                })
+                role: .subject, targets: [.of(.monitorShare, atMost: 0.01)],
+                body: .server(workers: threads) { try LibraryEcho.serve($0, .init(limit: limit)) })
         }
     )
 
