@@ -21,6 +21,8 @@ private struct Shortage {
         Shortage(
             calls: [.makeEventDescriptor], errno: EMFILE, status: .tooManyOpenedFiles,
             words: ["eventfd", "RLIMIT_NOFILE"]),
+        Shortage(
+            calls: [.makeTimer], errno: EMFILE, status: .tooManyOpenedFiles, words: ["timer", "RLIMIT_NOFILE"]),
         // What the C library falls back to as well.
         Shortage(
             calls: [.clone3, .clone], errno: EAGAIN, status: .insufficientResources,
@@ -111,8 +113,8 @@ struct CreationFaultTests {
                         for descriptor in free where descriptor >= 0 { close(descriptor) }
                         close(held.removeLast())
                     }
-                    // Two rings, an epoll, an eventfd.
-                    try check(refusals == 4, "\(refusals) attempts failed")
+                    // Two rings, an epoll, an eventfd, a timer.
+                    try check(refusals == 5, "\(refusals) attempts failed")
                     for descriptor in held { close(descriptor) }
                     try checkWholePort()
                 }

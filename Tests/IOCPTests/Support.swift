@@ -114,9 +114,11 @@ enum SystemCall: UInt32, Sendable {
     case controlEpoll = 233
     case makeEventDescriptor = 290
     case makeEpoll = 291
+    case makeTimer = 283
     #else
     case makeEventDescriptor = 19
     case makeEpoll = 20
+    case makeTimer = 85
     case controlEpoll = 21
     case clone = 220
     case fence = 283

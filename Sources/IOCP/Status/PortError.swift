@@ -79,7 +79,7 @@ extension PortError {
 
     /// The library's epoll or eventfd could not be made.
     static func noDescriptors(_ code: Int32) -> PortError {
-        let what = "for the library's epoll and eventfd"
+        let what = "for the library's epoll, eventfd and timer"
         return switch code {
         case EMFILE: .system(code, "no descriptor is left \(what); close some, or raise RLIMIT_NOFILE (ulimit -n)")
         case ENFILE: .system(code, "the system has no descriptor left \(what); raise fs.file-max")
