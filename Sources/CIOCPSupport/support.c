@@ -378,6 +378,7 @@ void iocp_timer_set(int fd, int64_t deadline_ns)
     SEAM_VOID(timer_set(fd, deadline_ns));
     count_call();
     struct itimerspec when = {.it_value = {.tv_sec = deadline_ns / 1000000000, .tv_nsec = deadline_ns % 1000000000}};
+    // It refuses times that are none and descriptors that are no timers: neither is handed to it.
     timerfd_settime(fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 

@@ -10,8 +10,8 @@ extension Socket {
     /// the kernel instead of two where a thread has nothing else to do (see <doc:FasterWays>).
     ///
     /// It ends as a receive does (``receive(_:into:flags:start:)-(_,Range<Int>?,_,_)``), with the bytes received, once
-    /// everything has been sent and something has come. What comes while a part is still to be sent waits for that. If not all can be sent it fails
-    /// as a send does, with 0 bytes. A cancel that finds it receiving takes nothing. One that finds it sending may leave a
+    /// everything has been sent and something has come. What comes while a part is still to be sent waits for that. If
+    /// not all can be sent it fails as a send does, with 0 bytes. A cancel that finds it receiving takes nothing. One that finds it sending may leave a
     /// part sent, as that of any send does. What has come before everything was sent may be lost with such a failure or
     /// cancel, a message too.
     ///

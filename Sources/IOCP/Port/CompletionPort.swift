@@ -53,7 +53,8 @@ internal import Synchronization
         ///
         /// One thread monitors all ports of the process, at the shortest interval that any of them asks for; it looks
         /// every millisecond for a while after it found something behind a thread that stays away, sleeps while there is
-        /// nothing to look at, and is spared looks while all threads come and go. A look costs 20 to 50 microseconds of processor time, most of it the waking.
+        /// nothing to look at, and is spared looks while all threads come and go. A look costs 20 to 50 microseconds of
+        /// processor time, most of it the waking.
         public var monitorInterval: Duration = .milliseconds(5)
 
         /// How many of the port's handles are registered with its rings (io_uring's registered files); 0 registers none.

@@ -77,7 +77,7 @@ extension PortError {
                 + "singleConsumer")
     }
 
-    /// The library's epoll or eventfd could not be made.
+    /// The library's epoll, eventfd or timer could not be made.
     static func noDescriptors(_ code: Int32) -> PortError {
         let what = "for the library's epoll, eventfd and timer"
         return switch code {

@@ -25,7 +25,6 @@ struct Measurement: Codable, Sendable {
     enum Count: String {
         /// CPU time of the library's own thread.
         case monitorNanoseconds
-        /// CPU time of a thread of the row's that only wakes up as often.
         /// Events that another thread took than the one they came for.
         case takenByOther
         /// Looks that found more handlers running than the limit allows.
