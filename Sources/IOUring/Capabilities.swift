@@ -79,8 +79,7 @@ public struct Capabilities: Sendable {
             bufferRings = false
             bufferRingStatus = false
         }
-        let incremental = try? BufferRing(for: ring.submitter, group: 0, entries: 1, incremental: true)
-        incrementalBufferRings = incremental != nil
+        incrementalBufferRings = Capabilities.tryIncrementalBuffers(ring)
         promptFileRelease = Capabilities.tryFileRelease(&ring)
         multishotReceive = Capabilities.tryMultishotReceive(&ring)
         multishotAccept = Capabilities.tryMultishotAccept(&ring)
@@ -95,6 +94,15 @@ public struct Capabilities: Sendable {
                 bytes.baseAddress!.assumingMemoryBound(to: Int32.self))
         }
         return made == 0 ? pair : nil
+    }
+
+    private static func tryIncrementalBuffers(_ ring: borrowing Ring) -> Bool {
+        do throws(RingError) {
+            _ = try BufferRing(for: ring.submitter, group: 0, entries: 1, incremental: true)
+            return true
+        } catch {
+            return false
+        }
     }
 
     /// Takes a file out of a table while an operation on another one waits, and looks whether it is closed.

@@ -27,6 +27,31 @@ struct HandOverTests {
         host.shutDown()
     }
 
+    @Test("109: a read out of the page cache is handed over once; never where the handle skips it, and nothing is owed")
+    func cachedRead() throws {
+        let (host, runtime) = try hosted()
+        let file = try scratchFile(Array("0123456789".utf8))
+        try host.bind(nil, file)
+        let block = try Block(host, capacity: 4)
+        for count in 1...3 {
+            block.overlapped.offset = UInt64(count)
+            try file.read(block.overlapped, into: block.buffer, start: .eager)
+            #expect(try runtime.waitFor(count).last == Told(error: 0, bytes: 4, overlapped: block.address))
+            #expect(block.text(4) == ["1234", "2345", "3456"][count - 1])
+        }
+        try file.setNotificationModes(.skipCompletionPortOnSuccess)
+        let outcome = try file.read(block.overlapped, into: block.buffer, start: .eager)
+        if outcome == .completed(bytes: 4) {
+            #expect(staysTrue { runtime.all.count == 3 })
+        } else {
+            // The page has gone from the cache, or the file system has none to look into.
+            _ = try runtime.waitFor(4)
+        }
+        #expect(block.overlapped.status == .success && block.overlapped.bytes == 4)
+        try until("nothing is owed") { host.statistics.owed == 0 }
+        host.shutDown()
+    }
+
     @Test("109: a failed operation is handed over once, with its Win32 code (i1)", arguments: [Start.deferred, .eager])
     func failure(_ start: Start) throws {
         let (host, runtime) = try hosted()

@@ -71,6 +71,16 @@ private func exitRaw() -> Never {
     fatalError("the thread went on")
 }
 
+/// Waits until the monitor has gone to sleep, by and by, having nothing to look at. Tests of others may keep it awake.
+private func letMonitorSleep() {
+    var wakeUps = -1
+    let end = ContinuousClock.now + .seconds(2)
+    while wakeUps != Observer.wakeUps.load(ordering: .relaxed), ContinuousClock.now < end {
+        wakeUps = Observer.wakeUps.load(ordering: .relaxed)
+        usleep(50_000)
+    }
+}
+
 @Suite("Threads that block on something the library does not know of (d7–d10)", .serialized)
 struct BlockingTests {
     @Test("a thread that comes long after the holder has blocked gets what waits (d7)")
@@ -82,14 +92,52 @@ struct BlockingTests {
             #expect(try threads[0].dequeue(port).value()?.key == 1)
             let blocked = threads[0].start { block() }
             try port.post(key: 2)
-            // Nobody waits, so nobody looks, and by and by the monitor goes to sleep. Tests of others may keep it awake.
-            var wakeUps = -1
-            let end = ContinuousClock.now + .seconds(2)
-            while wakeUps != Observer.wakeUps.load(ordering: .relaxed), ContinuousClock.now < end {
-                wakeUps = Observer.wakeUps.load(ordering: .relaxed)
-                usleep(50_000)
-            }
+            // Nobody waits, so nobody looks.
+            letMonitorSleep()
             #expect(try threads[1].dequeue(port).value()?.key == 2)
+            #expect(!blocked.isDone)
+        }
+    }
+
+    @Test("posts in quick succession look at the holders now and then; another port's are not spared it")
+    func quickPosts() throws {
+        try withPort(limit: 1, threads: 2) { port, threads in
+            #expect(try threads[0].perform { try port.dequeue(timeout: .zero) == nil })
+            _ = threads[1].waits(on: port)
+            let other = try CompletionPort(concurrencyLimit: 1)
+            let me = IOThread.current
+            var counts: Set<Int> = []
+            for _ in 0..<10_000 {
+                try port.post(key: 1)
+                counts.insert(me.sparedLooks)
+            }
+            // Each of them: it was filled again and again, and used up.
+            #expect(counts.isSuperset(of: 0...IOThread.mostSparedLooks))
+            while me.sparedLooks == 0 { try port.post(key: 1) }
+            #expect(!me.takeSparedLook(at: other.core))
+            #expect(me.takeSparedLook(at: port.core))
+        }
+    }
+
+    @Test("a post after quick ones looks at nobody and wakes the monitor: a blocked holder is found all the same (d7)")
+    func sparedPost() throws {
+        let (block, release) = Blocker.pipeRead.make()
+        try withPort(limit: 1, threads: 2) { port, threads in
+            defer { release() }
+            #expect(try threads[0].perform { try port.dequeue(timeout: .zero) == nil })
+            let waiting = threads[1].waits(on: port)
+            let me = IOThread.current
+            var posts = 0
+            while posts < 1000 || me.sparedLooks < 2 {
+                try port.post(key: 1)
+                posts += 1
+            }
+            try threads[0].perform { [posts] in for _ in 0..<posts { _ = try port.dequeue() } }
+            let blocked = threads[0].start { block() }
+            // Nothing is queued.
+            letMonitorSleep()
+            try port.post(key: 2)
+            #expect(try waiting.value()?.key == 2)
             #expect(!blocked.isDone)
         }
     }

@@ -529,24 +529,28 @@ struct FaultTests {
 
     @Test(
         "a port closed while nothing is taken: its handles' operations end without packets, and the rings go (f1, f4)")
-    func portClosed() throws {
-        let before = openDescriptors()
-        let gone = Tally()
-        do {
-            let port = try CompletionPort(concurrencyLimit: 2)
-            let (left, _right) = try Socket.pair()
-            try port.associate(left, key: 1)
-            let kernel = FaultyKernel(port, .again, .forAWhile)
-            defer { kernel.end() }
-            for _ in 0..<4 { try left.receive(CountedOperation(gone)) }
-            port.close()
-            try left.close()
-            usleep(20_000)
-            kernel.end()
-            _ = _right
+    func portClosed() async {
+        await #expect(processExitsWith: .success) {
+            try exitTest {
+                let before = openDescriptors()
+                let gone = Tally()
+                do {
+                    let port = try CompletionPort(concurrencyLimit: 2)
+                    let (left, _right) = try Socket.pair()
+                    try port.associate(left, key: 1)
+                    let kernel = FaultyKernel(port, .again, .forAWhile)
+                    defer { kernel.end() }
+                    for _ in 0..<4 { try left.receive(CountedOperation(gone)) }
+                    port.close()
+                    try left.close()
+                    usleep(20_000)
+                    kernel.end()
+                    _ = _right
+                }
+                try until("the operations are gone; \(gone.value) are") { gone.value == 4 }
+                try until("the descriptors are closed") { openDescriptors() <= before }
+            }
         }
-        try until("the operations are gone; \(gone.value) are") { gone.value == 4 }
-        try until("the descriptors are closed") { openDescriptors() <= before }
     }
 
     @Test("completions that found the ring full are brought once the kernel lets it be, and nobody spins until then")

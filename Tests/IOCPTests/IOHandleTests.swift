@@ -66,11 +66,25 @@ struct IOHandleTests {
         for (style, kind) in [(SOCK_STREAM, HandleKind.stream), (SOCK_DGRAM, .message), (SOCK_SEQPACKET, .message)] {
             let descriptor = socket(AF_UNIX, Int32(style.rawValue), 0)
             #expect(try Socket(adopting: FileDescriptor(rawValue: descriptor)).kind == kind)
-            #expect(fcntl(descriptor, F_GETFD) < 0, "the handle has closed it")
         }
         let pair = try FileDescriptor.pipe()
         #expect(try IOHandle(adopting: pair.readEnd).kind == .pipe)
         #expect(try IOHandle(adopting: pair.writeEnd, kind: .device).kind == .device)
+    }
+
+    @Test("a handle that is dropped closes its descriptor")
+    func dropped() throws {
+        for style in [SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET] {
+            let descriptor = socket(AF_UNIX, Int32(style.rawValue), 0)
+            var (open, after) = (stat(), stat())
+            do {
+                let socket = try Socket(adopting: FileDescriptor(rawValue: descriptor))
+                #expect(socket.descriptor.rawValue == descriptor)
+                #expect(fstat(descriptor, &open) == 0)
+            }
+            // Another test may have the number by now, but not the socket's own.
+            #expect(fstat(descriptor, &after) != 0 || after.st_ino != open.st_ino || after.st_dev != open.st_dev)
+        }
     }
 
     @Test("what is not open cannot be adopted, and what is not a socket fails as one", arguments: bothStarts)

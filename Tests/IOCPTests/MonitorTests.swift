@@ -97,6 +97,50 @@ struct MonitorTests {
         #expect(!isPutOffAtRest && !clock.isTicking)
     }
 
+    @Test("a look that is further away than a new port allows comes sooner; one that is not stays")
+    func hastened() {
+        var clock = TickClock()
+        let isHastenedAtRest = clock.hasten(at: 0, every: 1000)
+        clock.start(at: 0, every: 1_000_000)
+        let isHastened = clock.hasten(at: 10, every: 1000)
+        #expect(!isHastenedAtRest && isHastened && clock.next == 1010)
+        let isHastenedTwice = clock.hasten(at: 500, every: 1000)
+        #expect(!isHastenedTwice && clock.next == 1010)
+    }
+
+    @Test("what is deferred on a new port enters the kernel in its time, though others are looked at once a second")
+    func hastenedByNewPort() async {
+        await #expect(processExitsWith: .success) {
+            try exitTest {
+                var options = CompletionPort.Options()
+                options.monitorInterval = .seconds(1)
+                let slow = Sending(try CompletionPort(concurrencyLimit: 1, options: options))
+                let pair = Sending(try Socket.pair())
+                try slow.value.associate(pair.value.0, key: 1)
+                let isOver = Atomic<Bool>(false)
+                let busy = SideThread {
+                    _ = try slow.value.dequeue(timeout: .zero)
+                    try pair.value.0.receive(IOCP.Operation(capacity: 1))
+                    while !isOver.load(ordering: .relaxed) { sched_yield() }
+                }
+                // It has been rung for, and the first look is a second away.
+                while Observer.wakeUps.load(ordering: .relaxed) == 0 { sched_yield() }
+                let port = try CompletionPort(concurrencyLimit: 1)
+                let (left, right) = try Socket.pair()
+                try port.associate(left, key: 1)
+                _ = try port.dequeue(timeout: .zero)
+                let begin = ContinuousClock.now
+                try left.send(IOCP.Operation("late"))
+                var interest = pollfd(fd: right.file.descriptor, events: Int16(POLLIN), revents: 0)
+                try check(poll(&interest, 1, 5000) == 1, "it has not entered the kernel")
+                let delay = ContinuousClock.now - begin
+                isOver.store(true, ordering: .relaxed)
+                try busy.join()
+                try check(delay < .milliseconds(500), "\(delay)")
+            }
+        }
+    }
+
     /// Sees that the monitor sleeps while one goes round by `body`: in half a second of 60, since a loaded machine keeps
     /// the thread from going round.
     private static func checkSleeps(_ body: () throws -> Void) throws {

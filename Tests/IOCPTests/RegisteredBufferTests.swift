@@ -131,8 +131,8 @@ struct RegisteredBufferTests {
             try exitTest {
                 var limit = rlimit(rlim_cur: 400_000, rlim_max: 400_000)
                 try check(setrlimit(__rlimit_resource_t(__RLIMIT_MEMLOCK.rawValue), &limit) == 0, "no limit can be set")
-                // Another user is held to the limit, by rings that it makes: more than they are charged for themselves.
-                if getuid() == 0 { try check(setuid(65534) == 0, "the user cannot be changed") }
+                // Another user, who makes rings in no other test, is held to the limit, by rings that it makes: more than they are charged for themselves.
+                if getuid() == 0 { try check(setuid(65533) == 0, "the user cannot be changed") }
                 let port = try CompletionPort(concurrencyLimit: 2)
                 do {
                     _ = try port.makeRegisteredBuffers(count: 64, size: 4096)

@@ -41,6 +41,42 @@ struct SeamTests {
         }
     }
 
+    @Test("a thread that sleeps in its ring is woken by a message and no entry into it, where the kernel has messages")
+    func message() throws {
+        let port = try CompletionPort(concurrencyLimit: 1)
+        let slot = port.core.slots[0]
+        let thread = ScriptedThread()
+        defer {
+            port.close()
+            thread.exit()
+        }
+        let messages = Atomic<Int>(0)
+        let others = Atomic<Int>(0)
+        let ring = slot.fileDescriptor
+        let poster = pthread_self()
+        let installed = Seam.install { call in
+            switch call {
+            case .message(to: ring, _, _): messages.add(1, ordering: .relaxed)
+            case .enter(ring, _, _, _, _) where pthread_equal(pthread_self(), poster) != 0:
+                others.add(1, ordering: .relaxed)
+            default: break
+            }
+            return .pass
+        }
+        defer { Seam.remove(installed) }
+        // Now and then the post comes before the thread sleeps.
+        for _ in 0..<1000 where messages.load(ordering: .relaxed) == 0 {
+            let ticket = thread.waits(on: port)
+            try until("the thread is about to sleep") { slot.isWatched }
+            try port.post(key: 1)
+            #expect(try ticket.value()?.key == 1)
+        }
+        let kernelHas = try Capabilities.probe().synchronousMessages
+        #expect(messages.load(ordering: .relaxed) > 0)
+        #expect(Slot.hasSynchronousMessages.load(ordering: .relaxed) == kernelHas)
+        if kernelHas { #expect(others.load(ordering: .relaxed) == 0) }
+    }
+
     @Test("a thread does not spin on the wake-up of another that is on its way to sleep in the same ring")
     func wakeUpOfAnother() throws {
         var options = CompletionPort.Options()

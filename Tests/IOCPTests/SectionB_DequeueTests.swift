@@ -222,6 +222,45 @@ struct SectionB_DequeueTests {
         #expect(UInt32(truncatingIfNeeded: packet.information) == 5)
     }
 
+    @Test("packets are taken out of a batch one by one, oldest first; the others stay, and go with the next dequeue")
+    func takingOut() throws {
+        let port = try port()
+        var batch = PacketBatch(capacity: 8)
+        weak var left: IOCP.Operation?
+        do {
+            let operations = (0..<5).map { _ in IOCP.Operation() }
+            left = operations[4]
+            for (index, operation) in operations.enumerated() { try port.post(key: UInt(index), operation: operation) }
+        }
+        var count = try port.dequeue(into: &batch)
+        #expect(count == 5)
+        var keys = [batch.popFirst()?.key, batch.popFirst()?.key]
+        #expect(keys == [0, 1])
+        keys = batch.indices.map { batch[$0].key }
+        #expect(keys == [2, 3, 4])
+        #expect(left != nil)
+        try port.post(key: 7)
+        count = try port.dequeue(into: &batch)
+        #expect(count == 1)
+        #expect(left == nil)
+        keys = [batch.popFirst()?.key, batch.popFirst()?.key]
+        #expect(keys == [7, nil])
+        count = batch.count
+        #expect(count == 0)
+        // A batch that goes with packets in it lets go of those, and of no other.
+        weak var last: IOCP.Operation?
+        do {
+            var short = PacketBatch(capacity: 4)
+            let operation = IOCP.Operation()
+            last = operation
+            for _ in 0..<3 { try port.post(key: 1, operation: operation) }
+            _ = try port.dequeue(into: &short)
+            _ = short.popFirst()
+            #expect(last != nil)
+        }
+        #expect(last == nil)
+    }
+
     @Test("a plain dequeue runs no queued call, waiting or not (b13)")
     func neverAlertable() throws {
         let port = try port()

@@ -114,7 +114,7 @@ import Testing
     @Test func `A limit on locked memory is told from a lack of memory`() async {
         await #expect(processExitsWith: .exitCode(0)) {
             // Only the unprivileged are limited.
-            if geteuid() == 0, setuid(65534) != 0 { _exit(0) }
+            if geteuid() == 0, setuid(65532) != 0 { _exit(0) }
             var limit = rlimit(rlim_cur: 1 << 16, rlim_max: 1 << 16)
             unsafe setrlimit(lockedMemoryLimit, &limit)
             guard let ring = try? Ring(RingOptions(submissionEntries: 1, completionEntries: 2)) else { _exit(0) }

@@ -90,8 +90,8 @@ import Testing
         #expect(!any)
     }
 
-    @Test func `An injected result comes back where the kernel knows how`() throws {
-        guard try Capabilities.probe().nopResults else { return }
+    @Test(.kernel { $0.nopResults })
+    func `An injected result comes back where the kernel knows how`() throws {
         var ring = try smallRing()
         let results = try ring.results([
             SubmissionEntry.nop(result: 1234).tagged(1), SubmissionEntry.nop(result: -EIO).tagged(2),
@@ -425,8 +425,8 @@ final class Shared: Sendable {
 }
 
 @Suite struct `Messages between rings` {
-    @Test func `A message wakes a thread that waits in another ring`() throws {
-        guard try Capabilities.probe().synchronousMessages else { return }
+    @Test(.kernel { $0.synchronousMessages })
+    func `A message wakes a thread that waits in another ring`() throws {
         var ring = try smallRing()
         let descriptor = ring.submitter.fileDescriptor
         let worker = JoinedThread {
@@ -438,15 +438,15 @@ final class Shared: Sendable {
         #expect(completions == [Completion(userData: 77, result: -5)])
     }
 
-    @Test func `A message to what is no ring fails`() throws {
-        guard try Capabilities.probe().synchronousMessages else { return }
+    @Test(.kernel { $0.synchronousMessages })
+    func `A message to what is no ring fails`() throws {
         let file = try temporaryFile()
         #expect(Ring.sendMessage(to: file.value, userData: 1, result: 1) == -EBADFD)
         #expect(Ring.sendMessage(to: -1, userData: 1, result: 1) == -EBADF)
     }
 
-    @Test func `Messages that find the queue full are kept`() throws {
-        guard try Capabilities.probe().synchronousMessages else { return }
+    @Test(.kernel { $0.synchronousMessages })
+    func `Messages that find the queue full are kept`() throws {
         var ring = try Ring(RingOptions(submissionEntries: 1, completionEntries: 2))
         for number in 0..<50 as Range<UInt64> {
             #expect(Ring.sendMessage(to: ring.submitter.fileDescriptor, userData: number, result: 0) == 0)
@@ -498,8 +498,8 @@ final class Shared: Sendable {
         #expect(results == [1: -ECANCELED, 2: -ECANCELED, 3: -ECANCELED, 4: 2, 5: 0])
     }
 
-    @Test func `Any thread cancels at once, by user data or descriptor`() throws {
-        guard try Capabilities.probe().synchronousCancel else { return }
+    @Test(.kernel { $0.synchronousCancel })
+    func `Any thread cancels at once, by user data or descriptor`() throws {
         var ring = try smallRing()
         let submitter = ring.submitter
         let pair = try socketPair()

@@ -80,8 +80,8 @@ func withAddress<Result>(
         #expect(completions.first?.result == -ECONNREFUSED)
     }
 
-    @Test func `One entry accepts many connections until cancelled`() throws {
-        guard try Capabilities.probe().multishotAccept else { return }
+    @Test(.kernel { $0.multishotAccept })
+    func `One entry accepts many connections until cancelled`() throws {
         var ring = try smallRing()
         let listening = try listener()
         let server = try Descriptor(listening.fd)
@@ -101,8 +101,8 @@ func withAddress<Result>(
         #expect(end?.more == false)
     }
 
-    @Test func `A socket is bound and listens through the ring`() throws {
-        guard try Capabilities.probe().supports(.listen) else { return }
+    @Test(.kernel { $0.supports(.listen) })
+    func `A socket is bound and listens through the ring`() throws {
         var ring = try smallRing()
         let server = try Descriptor(socket(AF_INET, stream, 0))
         var address = sockaddr_in()
@@ -147,8 +147,8 @@ func withAddress<Result>(
         #expect(text == "defabc")
     }
 
-    @Test func `A send without copying completes, and then gives the memory back`() throws {
-        guard try Capabilities.probe().supports(.sendZeroCopy) else { return }
+    @Test(.kernel { $0.supports(.sendZeroCopy) })
+    func `A send without copying completes, and then gives the memory back`() throws {
         var ring = try smallRing()
         let listening = try listener()
         let server = try Descriptor(listening.fd)
@@ -194,9 +194,9 @@ func withAddress<Result>(
 }
 
 @Suite struct `Provided buffers` {
-    @Test func `Receiving takes buffers until there are none, and goes on with recycled ones`() throws {
+    @Test(.kernel { $0.multishotReceive })
+    func `Receiving takes buffers until there are none, and goes on with recycled ones`() throws {
         let capabilities = try Capabilities.probe()
-        guard capabilities.multishotReceive else { return }
         var ring = try smallRing()
         let pair = try socketPair()
         let left = try Descriptor(pair.0)
@@ -251,8 +251,8 @@ func withAddress<Result>(
         #expect(!end.more)
     }
 
-    @Test func `The ring of buffers wraps around many times`() throws {
-        guard try Capabilities.probe().multishotReceive else { return }
+    @Test(.kernel { $0.multishotReceive })
+    func `The ring of buffers wraps around many times`() throws {
         var ring = try smallRing()
         let pair = try socketPair()
         let left = try Descriptor(pair.0)
@@ -299,8 +299,8 @@ func withAddress<Result>(
         #expect(text == "file")
     }
 
-    @Test func `A pipe is read again and again`() throws {
-        guard try Capabilities.probe().supports(.readMultishot) else { return }
+    @Test(.kernel { $0.supports(.readMultishot) })
+    func `A pipe is read again and again`() throws {
         var ring = try smallRing()
         var ends: [Int32] = [-1, -1]
         unsafe pipe(&ends)
@@ -322,8 +322,8 @@ func withAddress<Result>(
         _ = memory.count
     }
 
-    @Test func `An incremental ring uses a buffer up in parts`() throws {
-        guard try Capabilities.probe().incrementalBufferRings else { return }
+    @Test(.kernel { $0.incrementalBufferRings })
+    func `An incremental ring uses a buffer up in parts`() throws {
         var ring = try smallRing()
         let pair = try socketPair()
         let left = try Descriptor(pair.0)

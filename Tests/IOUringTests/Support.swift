@@ -6,6 +6,13 @@ import Testing
 /// Every test is bounded: a completion that does not come in this time does not come.
 let patience = Duration.seconds(10)
 
+extension Trait where Self == ConditionTrait {
+    /// A test of something that older kernels have not, which is told to be skipped there.
+    static func kernel(_ has: @escaping @Sendable (Capabilities) -> Bool) -> Self {
+        .enabled("the kernel or liburing cannot do it") { try has(Capabilities.probe()) }
+    }
+}
+
 /// A ring of modest size.
 func smallRing(_ flags: SetupFlags = [.cooperativeTaskrun, .taskrunFlag, .submitAll]) throws -> Ring {
     try Ring(RingOptions(submissionEntries: 32, completionEntries: 64, flags: flags))

@@ -24,9 +24,8 @@ final class Connection: IOCP.Operation, @unchecked Sendable {
 /// Works on packets, up to 64 at a time, until the port is closed.
 @Sendable func work(on port: CompletionPort, listener: Socket) {
     var batch = PacketBatch(capacity: 64)
-    while let count = try? port.dequeue(into: &batch) {
-        for index in 0..<count {
-            let packet = batch[index]
+    while (try? port.dequeue(into: &batch)) != nil {
+        while let packet = batch.popFirst() {
             if let connection = packet.operation as? Connection {
                 try? connection.proceed(packet)
             } else if let socket = packet.acceptedSocket {

@@ -153,6 +153,7 @@ final class Acceptor: NumberedOperation, @unchecked Sendable {
     private let act: ListenerAct
     private let socket: Socket
     private let isContinuous: Bool
+    /// Of a single accept. A continuous one has packets that are still being handled when its last one starts it again.
     private var firstData = 0..<0
 
     init(_ act: ListenerAct, _ socket: Socket, _ isContinuous: Bool, in world: World, key: UInt) {
@@ -165,7 +166,7 @@ final class Acceptor: NumberedOperation, @unchecked Sendable {
     override var mayTrail: Bool { isContinuous }
 
     func go(_ worker: Worker) {
-        firstData = worker.chance.happens(300) ? 0..<headerLength : 0..<0
+        if !isContinuous { firstData = worker.chance.happens(300) ? 0..<headerLength : 0..<0 }
         let begun = begin { () throws(PortError) in
             if isContinuous {
                 try socket.acceptContinuously(self, start: worker.chance.start())
@@ -180,7 +181,7 @@ final class Acceptor: NumberedOperation, @unchecked Sendable {
 
     override func completed(_ packet: Packet, _ worker: Worker) {
         if let connection = packet.acceptedSocket {
-            if !firstData.isEmpty && !isContinuous {
+            if !isContinuous && !firstData.isEmpty {
                 if packet.bytes == headerLength {
                     ClientAct.welcome(buffer!, connection, on: act.stage, worker)
                 } else {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -156,6 +157,8 @@ int bench_post_queue_batch(const struct bench_post_config *config, struct bench_
 }
 
 static const uint64_t STOP = UINT64_MAX;
+// What says that a burst is over.
+static const uint64_t END = UINT64_MAX - 1;
 
 static void *pong(void *argument) {
     struct queue *queues = argument;
@@ -205,6 +208,7 @@ struct many {
     const struct bench_post_config *config;
     struct queue queue;
     pthread_barrier_t start;
+    sem_t drained;
 };
 
 struct many_thread {
@@ -233,62 +237,74 @@ static void *consume(void *argument) {
         wait_and_take(&many->queue, &packet);
         if (packet.key == STOP)
             return NULL;
+        if (packet.key == END) {
+            sem_post(&many->drained);
+            continue;
+        }
         self->count++;
         self->sum += packet.key;
     }
 }
 
-// One repetition: fresh threads, all posts, all takes.
-static int run_many(struct many *many, struct many_thread *threads) {
-    const struct bench_post_config *config = many->config;
-    uint32_t total = config->producers + config->consumers;
-    int result = queue_create(&many->queue, 1024);
-    if (result)
-        return result;
-    pthread_barrier_init(&many->start, NULL, total + 1);
-    for (uint32_t i = 0; i < total; i++) {
+static void start_many(struct many *many, struct many_thread *threads, uint32_t count, void *(*body)(void *)) {
+    for (uint32_t i = 0; i < count; i++) {
         threads[i] = (struct many_thread){.many = many};
         // A thread missing from the barrier would leave the others in it for ever.
-        if (pthread_create(&threads[i].thread, NULL, i < config->producers ? produce : consume, &threads[i]))
+        if (pthread_create(&threads[i].thread, NULL, body, &threads[i]))
             abort();
     }
-    pthread_barrier_wait(&many->start);
-    for (uint32_t i = 0; i < config->producers; i++)
-        pthread_join(threads[i].thread, NULL);
-    for (uint32_t i = 0; i < config->consumers; i++) {
-        struct bench_packet stop = {.key = STOP};
-        post_and_signal(&many->queue, &stop);
-    }
-    uint64_t count = 0, sum = 0;
-    for (uint32_t i = config->producers; i < total; i++) {
-        pthread_join(threads[i].thread, NULL);
-        count += threads[i].count;
-        sum += threads[i].sum;
-    }
+}
+
+// Fresh threads post; then all is taken.
+static void run_burst(struct many *many, struct many_thread *producers) {
+    uint32_t count = many->config->producers;
+    pthread_barrier_init(&many->start, NULL, count);
+    start_many(many, producers, count, produce);
+    for (uint32_t i = 0; i < count; i++)
+        pthread_join(producers[i].thread, NULL);
     pthread_barrier_destroy(&many->start);
-    queue_destroy(&many->queue);
-    uint64_t packets = config->packets;
-    bool complete = count == config->producers * packets && sum == config->producers * (packets * (packets - 1) / 2);
-    return complete ? 0 : -EIO;
+    post_and_signal(&many->queue, &(struct bench_packet){.key = END});
+    while (sem_wait(&many->drained)) {
+    }
 }
 
 int bench_post_queue_many(const struct bench_post_config *config, struct bench_outcome *outcome) {
     struct many many = {.config = config};
-    struct many_thread *threads =
-        aligned_alloc(64, (config->producers + config->consumers) * sizeof(struct many_thread));
-    if (!threads)
-        return -ENOMEM;
-    uint64_t operations = 0;
-    int result;
+    uint32_t total = config->producers + config->consumers;
+    struct many_thread *threads = aligned_alloc(64, total * sizeof(struct many_thread));
+    struct many_thread *consumers = threads + config->producers;
+    int result = threads ? queue_create(&many.queue, 1024) : -ENOMEM;
+    if (result) {
+        free(threads);
+        return result;
+    }
+    sem_init(&many.drained, 0, 0);
+    pthread_barrier_init(&many.start, NULL, config->consumers + 1);
+    start_many(&many, consumers, config->consumers, consume);
+    pthread_barrier_wait(&many.start);
+    pthread_barrier_destroy(&many.start);
+    uint64_t packets = config->packets, bursts = 0;
     bench_outcome_begin(outcome);
     uint64_t deadline = outcome->nanoseconds + config->nanoseconds;
     do {
-        result = run_many(&many, threads);
-        operations += config->producers * config->packets;
-    } while (!result && bench_now() < deadline);
+        run_burst(&many, threads);
+        bursts++;
+    } while (bench_now() < deadline);
+    uint64_t operations = bursts * config->producers * packets;
     bench_outcome_end(outcome, operations, -1);
+    for (uint32_t i = 0; i < config->consumers; i++)
+        post_and_signal(&many.queue, &(struct bench_packet){.key = STOP});
+    uint64_t count = 0, sum = 0;
+    for (uint32_t i = 0; i < config->consumers; i++) {
+        pthread_join(consumers[i].thread, NULL);
+        count += consumers[i].count;
+        sum += consumers[i].sum;
+    }
+    sem_destroy(&many.drained);
+    queue_destroy(&many.queue);
     free(threads);
-    return result;
+    bool complete = count == operations && sum == bursts * config->producers * (packets * (packets - 1) / 2);
+    return complete ? 0 : -EIO;
 }
 
 struct chain_thread {

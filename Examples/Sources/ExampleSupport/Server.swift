@@ -61,8 +61,7 @@ public final class Server: Sendable {
         // the kernel together with the next dequeue, so a busy worker makes one system call for the two of them.
         var batch = PacketBatch(capacity: 64)
         while (try? port.dequeue(into: &batch)) != nil {
-            for index in batch.indices {
-                let packet = batch[index]
+            while let packet = batch.popFirst() {
                 (packet.operation as? HandledOperation)?.completed(packet)
             }
         }

@@ -113,6 +113,8 @@ static inline bool iocp_has_membarrier(void) { return iocp_process_words.has_mem
 void iocp_membarrier_register(void);
 /// Keeps the compiler from moving memory accesses across. The other half of `iocp_membarrier`.
 static inline void iocp_compiler_fence(void) { __asm__ volatile("" ::: "memory"); }
+/// Asks for a cache line before it is needed. The address need not be valid.
+static inline void iocp_prefetch(const void *address) { __builtin_prefetch(address); }
 /// Gives the processor away, for loops that wait for another thread's next few instructions.
 void iocp_yield(void);
 static inline void iocp_cpu_relax(void) {
@@ -180,6 +182,8 @@ extern const int iocp_accept_cloexec;
 int iocp_close(int fd);
 int iocp_read(int fd, void *bytes, size_t count);
 int iocp_write(int fd, const void *bytes, size_t count);
+/// Reads at an offset what lies in the page cache, without waiting for a device: -EAGAIN if it would have to. May be short.
+int iocp_read_cached(int fd, void *bytes, size_t count, int64_t offset);
 /// Whether the descriptor has one of the events now, or an error or an end.
 bool iocp_is_ready(int fd, short events);
 

@@ -41,8 +41,8 @@ public enum HandleKind: UInt8, Sendable {
     private let sendIsShut = Atomic<Bool>(false)
     /// Whether the socket has ever had a peer: one that cannot be sent on without ever having had is not connected.
     private let wasConnected = Atomic<Bool>(false)
-    /// Whether the file is read past the page cache: 0 not known, 1 no, 2 yes.
-    private let directness = Atomic<UInt8>(0)
+    /// One of ``Path``.
+    private let pathByte = Atomic<UInt8>(Path.unknown)
     private(set) var modes: NotificationModes = []
     /// The last handle is closed: pending operations are ending.
     private var closed = false
@@ -63,8 +63,9 @@ public enum HandleKind: UInt8, Sendable {
     private(set) var key: UInt = 0
     /// What a face owes for operations on this object; set with the port.
     private(set) var ledger: Ledger?
-    /// Where the tables of registered files of the port's rings hold it; set with the port.
-    private(set) var filePlace: FilePlace?
+    /// Where the tables of registered files of the port's rings hold it; set with the port, retained for good. Every request
+    /// looks at it: a reference that is counted would cost more than all else that it does there.
+    private var filePlace: Unmanaged<FilePlace>?
     private var pending: OperationRecord.Pointer?
     // Under `lock`: the run-time check of exclusivity would cost more than all else that is done under it.
     @exclusivity(unchecked) private var incoming = Lane()
@@ -83,6 +84,7 @@ public enum HandleKind: UInt8, Sendable {
 
     deinit {
         leave(takeRegistration())
+        unsafe filePlace?.release()
         if descriptor >= 0 { _ = iocp_close(descriptor) }
         port?.removeFile()
     }
@@ -129,7 +131,7 @@ public enum HandleKind: UInt8, Sendable {
         self.port = port
         self.key = key
         self.ledger = ledger
-        filePlace = place
+        unsafe filePlace = place.map { unsafe Unmanaged.passRetained($0) }
         if let ledger {
             // Those that are under way will have packets, too (a9).
             var next = unsafe pending
@@ -275,22 +277,78 @@ public enum HandleKind: UInt8, Sendable {
 
     // MARK: Registered files and buffers
 
-    /// Whether it is a file that is read and written past the page cache: only there are registered buffers of use. Asked
-    /// once.
-    var isDirect: Bool {
-        if kind != .file { return false }
-        let known = directness.load(ordering: .relaxed)
-        if known != 0 { return known == 2 }
-        let flags = fcntl(descriptor, F_GETFL)
-        guard flags >= 0 else { return false }
-        let isDirect = flags & iocp_open_direct != 0
-        directness.store(isDirect ? 2 : 1, ordering: .relaxed)
-        return isDirect
+    /// How the bytes of a file come: looked up when it is first of use.
+    private enum Path {
+        static let unknown: UInt8 = 0
+        /// Through the page cache.
+        static let cached: UInt8 = 1
+        /// Past it.
+        static let direct: UInt8 = 2
+        /// Through it, or no one knows how, and its file system cannot tell whether a read would have to wait.
+        static let slow: UInt8 = 3
     }
+
+    private var path: UInt8 {
+        let known = pathByte.load(ordering: .relaxed)
+        return known == Path.unknown ? lookUpPath() : known
+    }
+
+    @inline(never)
+    private func lookUpPath() -> UInt8 {
+        if kind != .file { return Path.slow }
+        let flags = fcntl(descriptor, F_GETFL)
+        guard flags >= 0 else { return Path.slow }
+        let path = flags & iocp_open_direct != 0 ? Path.direct : Path.cached
+        pathByte.store(path, ordering: .relaxed)
+        return path
+    }
+
+    /// Whether it is a file that is read and written past the page cache: only there are registered buffers of use.
+    var isDirect: Bool { kind == .file && path == Path.direct }
+
+    /// Whether no read of it is tried at once.
+    var isReadSlowly: Bool { path == Path.slow }
+
+    /// More than that is read through a ring: whoever closes the file waits for a read at once to come back.
+    private static let mostAtOnce = 128 << 10
+
+    /// Performs a pending read if the bytes lie in the page cache, all that there are to the end of the file. Returns how
+    /// many; 0 if it is to go through a ring.
+    ///
+    /// But for the copy, the system call costs about half of an entry into a ring.
+    @inline(never)
+    func readAtOnce(_ record: OperationRecord.Pointer) -> Int {
+        let length = unsafe record.pointee.length
+        let offset = unsafe Int64(bitPattern: record.pointee.offset)
+        guard length > 0, length <= Self.mostAtOnce, offset >= 0, path == Path.cached else { return 0 }
+        let result = unsafe iocp_read_cached(descriptor, record.pointee.memory!, length, offset)
+        if result == length { return length }
+        switch -result {
+        // Nor will it another time: the file system does not know, or the kernel does not let it be asked.
+        case EOPNOTSUPP, EINVAL, ENOSYS, EPERM, ESPIPE, EBADF: pathByte.store(Path.slow, ordering: .relaxed)
+        default: break
+        }
+        // Cut by the end, or by a page that is not there.
+        return result > 0 && isEnd(offset + Int64(result)) ? Int(result) : 0
+    }
+
+    private func isEnd(_ offset: Int64) -> Bool {
+        var info = stat()
+        iocp_note_system_call()
+        return unsafe fstat(descriptor, &info) == 0 && info.st_mode & S_IFMT == S_IFREG && info.st_size == offset
+    }
+
+    /// Where rings of its port hold the file besides its descriptor; nil if it has no place in their tables.
+    @inline(__always)
+    var registration: FilePlace.Registration? { unsafe filePlace?._withUnsafeGuaranteedRef { $0.registration } }
+
+    /// A ring has been given the file. Under its slot's lock.
+    @inline(__always)
+    func noteRegistered(in ring: UInt64) { unsafe filePlace?._withUnsafeGuaranteedRef { $0.note(ring) } }
 
     /// The file has no place any more; the rings are to let go of it (``leave(_:)``).
     private func takeRegistration() -> FilePlace.Registration? {
-        guard let taken = filePlace?.take() else { return nil }
+        guard let taken = unsafe filePlace?._withUnsafeGuaranteedRef({ $0.take() }) else { return nil }
         // In the child of a fork the rings are the parent's.
         return birth.isInherited ? nil : taken
     }
@@ -683,7 +741,7 @@ public enum HandleKind: UInt8, Sendable {
         let result = iocp_replace(other, descriptor)
         let code = result < 0 ? -result : 0
         _ = iocp_close(other)
-        if code == 0, let registration = filePlace?.registration {
+        if code == 0, let registration {
             // What the rings hold under its place is the old file still.
             if port?.reregister(registration, descriptor) == false {
                 IOThread.current.graveyard.append(LateLeave(self))
@@ -739,7 +797,7 @@ public enum HandleKind: UInt8, Sendable {
     // MARK: The object's own event
 
     @inline(__always)
-    func setSignal() { signal.set() }
+    func setSignal() { signal.setUnlessSet() }
 
     var isSignaled: Bool { signal.isSet }
 

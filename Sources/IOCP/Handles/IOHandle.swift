@@ -147,6 +147,14 @@ public class IOHandle: @unchecked Sendable {
         return unsafe reference(word).takeUnretainedValue()
     }
 
+    /// Lends the open file object, uncounted: this handle keeps it alive meanwhile. For what every operation passes.
+    @inline(__always)
+    final func withOpened<Result>(_ body: (FileObject) throws(PortError) -> Result) throws(PortError) -> Result {
+        let word = word.load(ordering: .relaxed)
+        guard word & Self.closedBit == 0 else { throw .handleClosed }
+        return unsafe try reference(word).lend(body)
+    }
+
     /// The same, for looking at its operations.
     private func openedForOperations() throws(PortError) -> FileObject {
         let file = try opened()

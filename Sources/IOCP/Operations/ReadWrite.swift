@@ -108,15 +108,17 @@ extension IOHandle {
     private func read(
         _ operation: Operation, _ offset: FileOffset, _ range: ByteRange, _ start: Start
     ) throws(PortError) -> StartOutcome {
-        let file = try opened()
-        return try Engine.start(operation, on: file, Self.readRequest(file, offset, range), start)
+        try withOpened { (file) throws(PortError) in
+            try Engine.start(operation, on: file, Self.readRequest(file, offset, range), start)
+        }
     }
 
     private func write(
         _ operation: Operation, _ offset: FileOffset, _ range: ByteRange, _ start: Start
     ) throws(PortError) -> StartOutcome {
-        let file = try opened()
-        return try Engine.start(operation, on: file, Self.writeRequest(file, offset, range), start)
+        try withOpened { (file) throws(PortError) in
+            try Engine.start(operation, on: file, Self.writeRequest(file, offset, range), start)
+        }
     }
 
     // MARK: Requests

@@ -34,9 +34,10 @@ extension Socket {
         _ operation: Operation, into range: Range<Int>? = nil, flags: ReceiveFlags = [], start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
-            let file = try opened()
-            let request = try Self.receiveRequest(file, ByteRange(range, of: operation), flags.rawValue)
-            return try Engine.start(operation, on: file, request, start)
+            try withOpened { (file) throws(PortError) in
+                let request = try Self.receiveRequest(file, ByteRange(range, of: operation), flags.rawValue)
+                return try Engine.start(operation, on: file, request, start)
+            }
         }
     }
 
@@ -95,9 +96,9 @@ extension Socket {
         _ operation: Operation, from range: Range<Int>? = nil, start: Start = .deferred
     ) throws(PortError) -> StartOutcome {
         try operation.claimed { () throws(PortError) in
-            let file = try opened()
-            return try Engine.start(
-                operation, on: file, Self.sendRequest(file, ByteRange(range, of: operation), 0), start)
+            try withOpened { (file) throws(PortError) in
+                try Engine.start(operation, on: file, Self.sendRequest(file, ByteRange(range, of: operation), 0), start)
+            }
         }
     }
 

@@ -11,7 +11,8 @@ public enum Start: Sendable {
     case deferred
     /// The request enters the kernel at once and is tried without blocking. An immediate error is thrown and queues
     /// nothing; an immediate success queues a packet unless the handle skips it; anything else completes later by packet.
-    /// These are the rules that a Win32 caller of `ReadFile` or `WSARecv` sees (e1–e7). Costs a system call for each.
+    /// These are the rules that a Win32 caller of `ReadFile` or `WSARecv` sees (e1–e7). Costs a system call for each: that of
+    /// a ring, or for up to 128 KiB of a file that lie in the page cache `preadv2`, which is cheaper and enters no ring. An eager start does not wait for what the thread has deferred before.
     case eager
 }
 
@@ -126,13 +127,24 @@ enum Engine {
             unsafe owner?.release()
             throw error
         }
+        let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
         // What Windows never reports at once is in flight from the beginning.
         let mayEndInline = start == .eager && flags.isDisjoint(with: [.continuous, .alwaysPends])
         if mayEndInline {
             unsafe record.pointee.phase.store(OperationRecord.Phase.issuing, ordering: .releasing)
+            // Not queued yet, it keeps whoever closes the file from giving its number away. A ring that only this thread can
+            // enter must not wait for it, however many reads need no ring.
+            if request.kind == .read, file.kind == .file,
+                unsafe own?._withUnsafeGuaranteedRef({ $0.waitsForOwner }) != true
+            {
+                let bytes = unsafe file.readAtOnce(record)
+                if bytes > 0 {
+                    return unsafe try me.lend { (me) throws(PortError) in unsafe try endAtOnce(record, bytes, file, me)
+                    }
+                }
+            }
         }
 
-        let own = unsafe me._withUnsafeGuaranteedRef { unsafe $0.isTied(to: core) ? $0.leasedReference : nil }
         let slot = unsafe own ?? Unmanaged.passUnretained(core._withUnsafeGuaranteedRef { $0.foreignSlot() })
         let isDeferred = unsafe start == .deferred && own != nil
         let isDue = unsafe slot._withUnsafeGuaranteedRef { slot in
@@ -151,7 +163,12 @@ enum Engine {
                     let isMine =
                         unsafe slot.owner.load(ordering: .sequentiallyConsistent)
                         == me._withUnsafeGuaranteedRef { $0.serial }
-                    if !isMine { unsafe core._withUnsafeGuaranteedRef { $0.settle(slot) } }
+                    if !isMine {
+                        unsafe core._withUnsafeGuaranteedRef { $0.settle(slot) }
+                    } else if slot.submitter.completionsReady > 0 {
+                        // The thread takes its time, and what is ready by now would wait for it.
+                        unsafe me.lend { me in unsafe core._withUnsafeGuaranteedRef { $0.callForHelp(slot, me) } }
+                    }
                 }
             }
             Observer.noteDeparture()
@@ -217,9 +234,30 @@ enum Engine {
         return unsafe try concludeInline(record, file, slot, me)
     }
 
+    /// The bytes of an eager read lay in the page cache: no ring has seen it.
+    @inline(never)
+    private static func endAtOnce(
+        _ record: OperationRecord.Pointer, _ bytes: Int, _ file: FileObject, _ me: IOThread
+    ) throws(PortError) -> StartOutcome {
+        defer {
+            if !me.graveyard.isEmpty { me.buryDead() }
+            // Its packet may wait behind this thread, which may be out for long.
+            Observer.noteDeparture()
+        }
+        unsafe record.pointee.information = UInt(bytes)
+        unsafe record.pointee.callFlags = Int32(bitPattern: CompletionStatus.success.rawValue)
+        unsafe record.pointee.inlineAuxiliary = 0
+        unsafe record.pointee.inlineFlags = []
+        unsafe record.pointee.phase.store(OperationRecord.Phase.completedInline, ordering: .relaxed)
+        return unsafe try concludeInline(record, file, nil, me)
+    }
+
     /// The operation completed before its starter looked: the master rule's upper half (e1).
+    ///
+    /// - Parameter slot: carried it, was looked into, and carries what comes next in its lane; nil for an operation that no
+    ///   ring has seen, and that has no lane.
     private static func concludeInline(
-        _ record: OperationRecord.Pointer, _ file: FileObject, _ slot: Slot, _ me: IOThread
+        _ record: OperationRecord.Pointer, _ file: FileObject, _ slot: Slot?, _ me: IOThread
     ) throws(PortError) -> StartOutcome {
         let status = unsafe CompletionStatus(rawValue: record.pointee.inlineStatus)
         let information = unsafe record.pointee.information
@@ -228,9 +266,15 @@ enum Engine {
         let event = unsafe record.pointee.event
         let pends = unsafe status.isWarning || Outcomes.isReportedByPacket(record, status)
         let fails = status.isError && !pends
+        // Modes are only ever added.
+        let before = file.peek()
+        let skips = before.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
         // Nobody may see the status and not find the packet: the port is locked from one to the other.
-        let port = unsafe fails || suppressed ? nil : file.peek().port?.takeUnretainedValue()
-        port?.lock.lock()
+        let port = unsafe fails || suppressed || skips ? nil : before.port?.takeUnretainedValue()
+        if let port {
+            port.lock.lock()
+            if slot == nil { port.catchUp(with: me) }
+        }
         let end = unsafe file.end(record, status: status.rawValue, signals: event == nil && !fails)
         let entry = unsafe PacketEntry(
             key: end.key, overlapped: record.pointee.token,
@@ -252,21 +296,21 @@ enum Engine {
                 if !isLeft { unsafe tell(record, status, information) }
             }
         }
-        let skips = end.modes.contains(.skipCompletionPortOnSuccess) && !pends  // e14
         let yields = unsafe !fails && !isLeft && !suppressed && !skips && end.port != nil
         if yields, let port {
             port.deliverLocked(entry, me)
         } else {
+            port?.publish()
             port?.unlockAndWake()
             // Associated at this very moment.
             if yields { unsafe end.port!.takeUnretainedValue().deliver(entry, me) }
         }
         if end.drained { unsafe me.graveyard.append(Unmanaged.passUnretained(file).takeRetainedValue()) }
         if let next = unsafe end.next {
-            // The caller submits it.
-            slot.lock.lock()
-            unsafe pushNext(next, slot)
-            slot.lock.unlock()
+            // The caller submits it. What no ring has seen has no lane, and nothing behind it.
+            slot!.lock.lock()
+            unsafe pushNext(next, slot!)
+            slot!.lock.unlock()
         }
         if fails {
             // No packet, the event stays reset, the reference of the start is given back.
@@ -281,7 +325,12 @@ enum Engine {
         if isLeft { return .pending }
         if !yields {
             if unsafe owner == nil && !suppressed && end.port != nil { file.ledger?.settle() }
-            discard(entry, graveyard: me)
+            // No lock is held: what the last reference does may be done here.
+            if let owner = unsafe owner, entry.flags == .operation {
+                unsafe owner.release()
+            } else {
+                discard(entry, graveyard: me)
+            }
         }
         // The packet tells of what pends; the call itself reports a warning, too (e5).
         return pends ? .pending : .completed(bytes: Int(truncatingIfNeeded: information))
@@ -314,6 +363,7 @@ enum Engine {
                 // After that look: what was queued before these completed comes before them (d2).
                 if unsafe consumed == ready || directly && !slot.core.mayTakeDirectly { break }
             }
+            fetch(slot, consumed, ready)
             let completion = slot.completion(at: consumed)
             let tag = completion.userData & Slot.tagMask
             if tag != 0 && tag < Slot.silentTag {
@@ -335,6 +385,42 @@ enum Engine {
             if isMine { Observer.noteDeparture() } else { slot.submit() }
         }
         return produced
+    }
+
+    /// How many completions ahead a record is asked for, and then what it refers to.
+    private static let recordLead: UInt32 = 8
+    private static let fileLead: UInt32 = 4
+
+    /// Asks for the memory of completions further on, so that it is in the caches when their turn comes: with many
+    /// connections the kernel's own has driven it out since the start. Nobody changes the fields that are looked at before
+    /// the completion is handled.
+    @inline(__always)
+    private static func fetch(_ slot: Slot, _ consumed: UInt32, _ ready: UInt32) {
+        let left = ready &- consumed
+        if left > recordLead, let record = unsafe record(slot, consumed &+ recordLead) {
+            unsafe fetch(UnsafeRawPointer(record))
+        }
+        if left > fileLead, let record = unsafe record(slot, consumed &+ fileLead) {
+            if let file = unsafe record.pointee.file { unsafe fetch(UnsafeRawPointer(file.toOpaque())) }
+            if let owner = unsafe record.pointee.owner { unsafe iocp_prefetch(owner.toOpaque()) }
+        }
+    }
+
+    /// Three cache lines: a record, or a file object.
+    @inline(__always)
+    private static func fetch(_ start: UnsafeRawPointer) {
+        unsafe iocp_prefetch(start)
+        unsafe iocp_prefetch(start + 64)
+        unsafe iocp_prefetch(start + 128)
+    }
+
+    /// What a completion is about; nil for one of the slot's own.
+    @inline(__always)
+    private static func record(_ slot: Slot, _ offset: UInt32) -> OperationRecord.Pointer? {
+        let data = slot.completion(at: offset).userData
+        let tag = data & Slot.tagMask
+        if tag != 0 && tag < Slot.silentTag { return nil }
+        return unsafe OperationRecord.Pointer(bitPattern: UInt(data & ~Slot.tagMask))
     }
 
     /// One completion. Returns whether it yielded a packet for the harvester, written to `out`.
@@ -450,7 +536,7 @@ enum Engine {
         let file = unsafe record.pointee.file!
         var destination: PortCore?
         let end = unsafe file._withUnsafeGuaranteedRef { file in
-            if let slot, unsafe slot.core.isHomeless {
+            if slot?.isHomeless == true {
                 // Started without a port: the file keeps the port alive that the packet goes to.
                 me.graveyard.append(file)
                 let end = unsafe file.endUnassociated(record, status: status.rawValue, signals: event == nil)
@@ -586,7 +672,8 @@ enum Engine {
     static func interrupt(_ start: FileObject.PendingStart) -> Bool {
         let record = unsafe start.record
         let me = IOThread.current
-        // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds.
+        // A starter on another thread is between entering the file's list and the queue: a matter of nanoseconds, or of the
+        // microseconds that a read out of the page cache takes, or longer if the memory it goes to is not there.
         while unsafe !record.pointee.isQueued.load(ordering: .acquiring) {
             if Link.takeOut(start) {
                 _ = unsafe finishUnqueued(record, me)
@@ -605,7 +692,7 @@ enum Engine {
             }
             guard unsafe record.pointee.isPending,
                 unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number
-            else { return false }
+            else { return unsafe hasBeenCancelled(record, start) }
             iocp_yield()
         }
         guard var slot = unsafe record.pointee.slot else { return false }
@@ -621,9 +708,7 @@ enum Engine {
         let isInFlight = unsafe record.pointee.isInFlight
         guard isInFlight, unsafe record.pointee.startNumber.load(ordering: .relaxed) == start.number else {
             slot.lock.unlock()
-            // It may have found the reason by itself just now.
-            return unsafe record.pointee.status == .cancelled
-                && record.pointee.startNumber.load(ordering: .relaxed) == start.number
+            return unsafe hasBeenCancelled(record, start)
         }
         if unsafe record.pointee.kind == .sendZeroCopy && record.pointee.step == Outcomes.awaitingNotification {
             // It has been sent: it ends, well, when the network needs its memory no more.
@@ -671,6 +756,12 @@ enum Engine {
         if result >= 0 || result == -ETIME || result == -EALREADY { return true }
         // It has found the reason by itself between two requests, or will.
         return unsafe record.pointee.isPending || record.pointee.status == .cancelled
+    }
+
+    /// Whether a start that is over has found the reason by itself just now, its turn having come meanwhile.
+    private static func hasBeenCancelled(_ record: OperationRecord.Pointer, _ start: FileObject.PendingStart) -> Bool {
+        unsafe record.pointee.status == .cancelled
+            && record.pointee.startNumber.load(ordering: .relaxed) == start.number
     }
 
     /// Hands over what a slot holds. Returns false if the kernel refuses it.

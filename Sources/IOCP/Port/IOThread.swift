@@ -40,6 +40,11 @@ internal import Synchronization
     /// The monitor's number of the sight after which the thread last came by to dequeue, or left its dequeue.
     private let lastVisit = Atomic<UInt32>(0)
     private var quickVisits: UInt32 = 0
+    /// Posts of the thread that need not look whether holders of places are blocked, and the address of the port that they
+    /// go to. Only the thread itself touches them.
+    private(set) var sparedLooks = 0
+    private var sparingPort: UInt = 0
+    static let mostSparedLooks = 32
     /// Processor time that the thread had used when it was last seen to be blocked; under the port's lock.
     var timeWhenBlocked: Int64 = 0
     /// The same, and the time, when the monitor last looked at it without haste; under the port's lock.
@@ -286,6 +291,22 @@ internal import Synchronization
 
     /// Whether the thread has come by since the monitor looked last, or everybody was last seen to come and go.
     var hasVisited: Bool { lastVisit.load(ordering: .relaxed) == Observer.sight.load(ordering: .relaxed) }
+
+    /// The thread posts to the port in quick succession, and even the processor's counter costs as much as a post.
+    func spareLooks(at core: PortCore) {
+        sparedLooks = Self.mostSparedLooks
+        sparingPort = unsafe UInt(bitPattern: Unmanaged.passUnretained(core).toOpaque())
+    }
+
+    /// Whether a post need not look. If not, the monitor does: it must be awake.
+    @inline(__always)
+    func takeSparedLook(at core: PortCore) -> Bool {
+        guard sparedLooks > 0, unsafe sparingPort == UInt(bitPattern: Unmanaged.passUnretained(core).toOpaque()) else {
+            return false
+        }
+        sparedLooks -= 1
+        return true
+    }
 
     /// Whether the thread has used a processor for most of the time since this was asked last. Under the port's lock.
     func hasRunMostly(until now: Int64, _ time: Int64) -> Bool {

@@ -50,6 +50,8 @@ final class Observer: @unchecked Sendable {
 
     /// 1 while the thread does not tick and nobody has asked it to.
     private static let isAsleep = Atomic<Bool>(true)
+    /// Whether it looks at nothing until somebody rings.
+    static var isAtRest: Bool { isAsleep.load(ordering: .sequentiallyConsistent) }
     /// Wake-ups of the thread, for tests: an idle port causes none.
     static let wakeUps = Atomic<Int>(0)
 
@@ -89,6 +91,8 @@ final class Observer: @unchecked Sendable {
         for (index, slot) in core.slots.enumerated() { homes[slot.identifier] = (core, index) }
         cores.append(core)
         agreeOnInterval()
+        // The look to come may be as far away as the other ports allow.
+        if clock.hasten(at: iocp_now_ns(), every: interval.load(ordering: .relaxed)) { setTimer() }
     }
 
     func forget(_ core: PortCore) {

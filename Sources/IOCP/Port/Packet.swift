@@ -142,8 +142,10 @@ extension Packet {
     private let storage: UnsafeMutablePointer<Packet>
     /// The most packets that one dequeue puts here; at least 1.
     public let capacity: Int
-    /// Packets of the last dequeue.
+    /// Packets of the last dequeue that have not been taken out.
     public private(set) var count = 0
+    /// Where the first of them lies.
+    private var first = 0
 
     /// - Parameter capacity: packets. A batch of none is allowed to be made; dequeuing into it is an error (b22).
     public init(capacity: Int) {
@@ -153,7 +155,7 @@ extension Packet {
     }
 
     deinit {
-        unsafe storage.deinitialize(count: count)
+        unsafe (storage + first).deinitialize(count: count)
         unsafe storage.deallocate()
     }
 
@@ -165,14 +167,25 @@ extension Packet {
         @inline(__always)
         borrowing get {
             precondition(index >= 0 && index < count, "a packet's position is below the batch's count")
-            return unsafe storage[index]
+            return unsafe storage[first + index]
         }
+    }
+
+    /// Takes the oldest packet out of the batch; nil when there is none left.
+    ///
+    /// The packet is moved, so that nothing is counted: the cheapest way through a batch.
+    public mutating func popFirst() -> Packet? {
+        guard count > 0 else { return nil }
+        count -= 1
+        first += 1
+        return unsafe (storage + first - 1).move()
     }
 
     /// Lets go of the packets, and with them of their operations.
     public mutating func removeAll() {
-        unsafe storage.deinitialize(count: count)
+        unsafe (storage + first).deinitialize(count: count)
         count = 0
+        first = 0
     }
 
     /// Fills the emptied batch. `fill` initializes a prefix of the memory and returns its length.

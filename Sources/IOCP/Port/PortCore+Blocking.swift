@@ -12,8 +12,9 @@ extension PortCore {
     /// Holders that one look asks at most, so that a post does not pay for a port of many places.
     private static let mostLookedAt = 4
     private static let shortestPause: Int64 = 100_000
-    /// Between 3 and 20 µs.
-    private static let ticksBetweenClocks: UInt64 = 20_000
+    /// Between 3 and 20 µs, and the same where there is no such counter.
+    private static let ticksBetweenLooks: UInt64 = 20_000
+    private static let shortestSpell: UInt64 = 7_000
     private static let longestPause: Int64 = 3_200_000
     private static let longestRecheckPause: Int64 = 1_600_000
 
@@ -52,7 +53,7 @@ extension PortCore {
         let slot = revokeLease(of: thread)
         if !isClosed {
             // One packet lets one thread in, which then finds the others.
-            for slot in slots where slot.hasCompletions && !slot.isWatched { gather(slot, me, atMost: 1) }
+            for slot in slots where slot.offersCompletions { gather(slot, me, atMost: 1) }
         }
         let before = wakeUps
         redistribute()
@@ -65,7 +66,7 @@ extension PortCore {
     /// Whether packets wait, and threads, for a place to come free. Under the lock.
     var isHeldUp: Bool {
         guard scheduler.waiting > 0, !scheduler.canRunAnother, !isClosed else { return false }
-        return scheduler.queued > 0 || slots.contains { $0.hasCompletions && !$0.isWatched }
+        return scheduler.queued > 0 || slots.contains(where: \.offersCompletions)
     }
 
     /// The same, guessed without the lock.
@@ -73,7 +74,7 @@ extension PortCore {
         guard waitingMirror.load(ordering: .relaxed) > 0, runningMirror.load(ordering: .relaxed) >= limit else {
             return false
         }
-        return isQueuedMirror.load(ordering: .relaxed) || slots.contains { $0.hasCompletions && !$0.isWatched }
+        return isQueuedMirror.load(ordering: .relaxed) || slots.contains(where: \.offersCompletions)
     }
 
     /// Packets wait although threads do: looks whether one of those that hold the places is blocked, and takes its place
@@ -87,11 +88,16 @@ extension PortCore {
         guard seesBlocking else { return false }
         // If not now, the monitor looks.
         Observer.noteDeparture()
-        // Posts come faster than a clock is read.
+        // Posts come faster than a clock is read; some not even a processor's own counter.
         let ticks = iocp_ticks()
-        if ticks > 0, ticks &- lastLookTicks.load(ordering: .relaxed) < Self.ticksBetweenClocks { return false }
-        lastLookTicks.store(ticks, ordering: .relaxed)
-        let now = iocp_now_ns()
+        var now = ticks > 0 ? 0 : iocp_now_ns()
+        let time = ticks > 0 ? ticks : UInt64(now)
+        if time &- lastLookTime.load(ordering: .relaxed) < (ticks > 0 ? Self.ticksBetweenLooks : Self.shortestSpell) {
+            me.spareLooks(at: self)
+            return false
+        }
+        lastLookTime.store(time, ordering: .relaxed)
+        if ticks > 0 { now = iocp_now_ns() }
         if !sparingly { unsafe Observer.shared.putOff(at: now) }
         let next = nextLook.load(ordering: .relaxed)
         // One looks at a time, and none soon after it, however it ends.

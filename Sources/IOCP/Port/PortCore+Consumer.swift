@@ -95,6 +95,10 @@ extension Slot {
 
     var isCallersOwn: Bool { ringOwner.load(ordering: .relaxed) == UInt(pthread_self()) }
 
+    /// Whether there is something in it that only its owner's next entry brings on.
+    @inline(__always)
+    var waitsForOwner: Bool { isOwned && (submitter.needsEnter || unsubmittedRequests > 0) }
+
     /// Whether the calling thread may register memory with the ring, if it is to be used at all.
     var mayRegister: Bool { mayEnter || isVacated || ringOwner.load(ordering: .relaxed) == 0 }
 

@@ -14,11 +14,11 @@ extension PortCore {
     func dequeue(
         into out: UnsafeMutableBufferPointer<Packet>, _ deadline: Deadline, alertable: Bool
     ) throws(PortError) -> DequeueEnd {
-        let count = unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
-            unsafe dequeueQuickly(into: out, me)
+        unsafe try IOThread.currentReference.lend { (me) throws(PortError) in
+            let count = unsafe dequeueQuickly(into: out, me)
+            if count > 0 { return .packets(count) }
+            return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, me)
         }
-        if count > 0 { return .packets(count) }
-        return unsafe try dequeueSlowly(into: out, deadline, alertable: alertable, IOThread.current)
     }
 
     /// The thread is running for this port, packets are queued, and nothing waits in its ring, in either direction: it takes
@@ -44,7 +44,7 @@ extension PortCore {
             }
             lock.unlock()
             me.noteQuickVisit()
-            unsafe slot._withUnsafeGuaranteedRef { $0.endRound() }
+            unsafe slot._withUnsafeGuaranteedRef { _ = $0.endRound() }
             return entry
         }
     }
@@ -58,11 +58,11 @@ extension PortCore {
         return unsafe slot._withUnsafeGuaranteedRef { slot in
             guard slot.submitter.completionsReady > 0 || slot.submitter.needsEnter else { return 0 }
             me.noteVisit()
-            slot.endRound()
+            let manyReady = slot.endRound()
             slot.submit()
             let count = unsafe harvestDirectly(slot, into: out, me)
             if count > 0 {
-                if slot.submitter.completionsReady >= 8 { callForHelp(slot, me) }
+                if slot.submitter.completionsReady >= manyReady { callForHelp(slot, me) }
                 Observer.noteDeparture()
                 Observer.noteVisit()
             }
@@ -86,7 +86,7 @@ extension PortCore {
         return total
     }
 
-    /// Many completions wait behind this thread while others could run: wake one, not more than every 200 µs, since
+    /// Completions wait behind this thread, for long, while others could run: wake one, not more than every 200 µs, since
     /// waking costs more than a few completions.
     @inline(never)
     func callForHelp(_ slot: Slot, _ me: IOThread) {
@@ -95,14 +95,17 @@ extension PortCore {
             return
         }
         let now = iocp_now_ns()
+        if now - lastHelp.load(ordering: .relaxed) <= Self.helpPause { return }
         lock.lock()
-        if now - lastHelp > 200_000, !isClosed {
-            lastHelp = now
-            absorb(slot, me, atMost: 1)
-        }
+        if !isClosed, absorb(slot, me, atMost: 1) > 0 { lastHelp.store(now, ordering: .relaxed) }
         publish()
         unlockAndWake()
+        // What follows on what was taken: the thread may not come back for long.
+        if slot.unsubmittedRequests > 0 { slot.submit() }
+        if !me.graveyard.isEmpty { me.buryDead() }
     }
+
+    private static let helpPause: Int64 = 200_000
 
     @inline(never)
     func dequeueSlowly(
@@ -127,9 +130,15 @@ extension PortCore {
         me.isOut.store(false, ordering: .relaxed)
         defer { me.isOut.store(true, ordering: .relaxed) }
         me.noteVisit()
-        unsafe me.leasedReference?._withUnsafeGuaranteedRef { $0.endRound() }
-        if deadline.isImmediate || isQueuedMirror.load(ordering: .relaxed) {
-            unsafe me.leasedReference?._withUnsafeGuaranteedRef { _ = $0.submit() }
+        unsafe me.leasedReference?._withUnsafeGuaranteedRef { own in
+            own.endRound()
+            // Also before it takes what others have in their rings: it would leave its own work to them, and all would
+            // pass theirs round.
+            if deadline.isImmediate || isQueuedMirror.load(ordering: .relaxed)
+                || !own.hasCompletions && own.unsubmittedRequests > 0 && hasCompletionsElsewhere(than: own)
+            {
+                own.submit()
+            }
         }
 
         lock.lock()
@@ -172,6 +181,12 @@ extension PortCore {
         return unsafe try wait(into: out, deadline, alertable: alertable, me)
     }
 
+    /// Whether there are completions that a dequeuing thread would take from a ring that is not its own.
+    @inline(__always)
+    private func hasCompletionsElsewhere(than own: Slot) -> Bool {
+        slots.count > 1 && slots.contains { $0 !== own && $0.offersCompletions }
+    }
+
     /// What could be taken without sleeping: the thread's own ring, then those of busy threads and of nobody.
     func collect(_ me: IOThread, atMost most: Int) {
         if let own = unsafe me.leasedReference {
@@ -182,7 +197,7 @@ extension PortCore {
             }
         }
         if scheduler.queued > 0 || slots.count == 1 { return }
-        for slot in slots where slot.hasCompletions && !slot.isWatched {
+        for slot in slots where slot.offersCompletions {
             if gather(slot, me, atMost: most) > 0 { return }
         }
     }
@@ -209,7 +224,8 @@ extension PortCore {
         var standsBack = false
         while true {
             publish()
-            let slot = me.leasedSlot
+            // Uncounted, as the port outlives the call: what is counted after a sleep is paid for dearly.
+            let slot = unsafe me.leasedReference
             // Behind threads that may have been blocked for long, with nobody to wait: the monitor has gone to sleep then.
             let isHeldUp = scheduler.queued > 0
             unlockAndWake()
@@ -219,8 +235,8 @@ extension PortCore {
             let mayBeInterrupted = alertable ? me.becomeAlertable(in: self) : true
             var wasWoken = false
             if mayBeInterrupted {
-                if let slot, !standsBack {
-                    wasWoken = me.sleep(in: slot, deadline)
+                if let slot = unsafe slot, !standsBack {
+                    wasWoken = unsafe slot._withUnsafeGuaranteedRef { me.sleep(in: $0, deadline) }
                 } else {
                     wasWoken = me.park(standsBack ? deadline.atMost(nanoseconds: Self.standBackPause) : deadline)
                 }
@@ -228,10 +244,12 @@ extension PortCore {
             if alertable { me.endAlertable() }
 
             lock.lock()
-            if unsafe me.state.pointee.isWaiting, let slot, slot.submitter.completionsReady > 0 {
+            if unsafe me.state.pointee.isWaiting, let slot = unsafe slot,
+                unsafe slot._withUnsafeGuaranteedRef({ $0.submitter.completionsReady }) > 0
+            {
                 // As many as this thread can take if it is the next to run; all of them if it goes back to sleep.
                 let takes = unsafe scheduler.canRunAnother && scheduler.isNewest(me.state)
-                gather(slot, me, atMost: takes ? out.count : .max)
+                _ = unsafe slot._withUnsafeGuaranteedRef { gather($0, me, atMost: takes ? out.count : .max) }
                 if scheduler.queued > 0 && scheduler.canRunAnother, takes, unsafe scheduler.handOver() != nil {
                     let count = unsafe fill(out, first: packets.removeFirst())
                     redistribute()
@@ -242,7 +260,7 @@ extension PortCore {
                 redistribute()
                 // At the ring's head is the wake-up of another sleeper, who has yet to see it: until then the ring is no
                 // place to sleep.
-                standsBack = slot.isWatched && slot.submitter.completionsReady > 0
+                standsBack = unsafe slot._withUnsafeGuaranteedRef { $0.isWatched && $0.submitter.completionsReady > 0 }
             } else {
                 standsBack = false
             }

@@ -21,11 +21,13 @@ extension PortCore {
         return total
     }
 
-    /// Moves completions of a slot to waiters and, when no more may run, behind the queued packets.
-    func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) {
-        if gather(slot, me, atMost: most) > 0 {
-            redistribute()
-        }
+    /// Moves completions of a slot to waiters and, when no more may run, behind the queued packets. Returns how many packets
+    /// it yielded.
+    @discardableResult
+    func absorb(_ slot: Slot, _ me: IOThread, atMost most: Int) -> Int {
+        let count = gather(slot, me, atMost: most)
+        if count > 0 { redistribute() }
+        return count
     }
 
     /// The observer's look at a slot. Returns whether it still needs an observer.

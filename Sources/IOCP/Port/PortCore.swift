@@ -81,8 +81,8 @@ internal import Synchronization
     var toWake: Unmanaged<IOThread>?
     /// Where to look for a ring for threads that lease none.
     let nextForeignSlot = Atomic<UInt32>(0)
-    /// When a drowning slot last called for help, in nanoseconds.
-    var lastHelp: Int64 = 0
+    /// When a thread last found help for what had completed behind it, in nanoseconds.
+    let lastHelp = Atomic<Int64>(0)
 
     // Threads that block elsewhere. Times in nanoseconds.
     /// Whether blocked threads are looked for.
@@ -91,7 +91,8 @@ internal import Synchronization
     let monitorInterval: Int64
     /// When holders of places may be looked at again, and how long after that.
     let nextLook = Atomic<Int64>(0)
-    let lastLookTicks = Atomic<UInt64>(0)
+    /// When somebody last asked for the time to look at them: by the processor's counter, or in nanoseconds without one.
+    let lastLookTime = Atomic<UInt64>(0)
     var lookPause: Int64 = 0
     /// When those that were blocked may be looked at again, and how long after that.
     var nextRecheck: Int64 = 0
@@ -245,7 +246,7 @@ internal import Synchronization
             quickMirror.store(false, ordering: .relaxed)
         }
         lock.unlock()
-        if isHeldUp { lookAtHolders(me) }
+        if isHeldUp { if me.takeSparedLook(at: self) { Observer.noteDeparture() } else { lookAtHolders(me) } }
         return true
     }
 
@@ -264,13 +265,7 @@ internal import Synchronization
             return false
         }
         if me.isTied(to: self) {
-            // What completed before this post comes before it: a thread must not see its own order changed (c8).
-            if let slot = unsafe me.leasedReference {
-                unsafe slot._withUnsafeGuaranteedRef {
-                    if $0.hasCompletions { absorb($0, me, atMost: .max) }
-                }
-            }
-            if unsafe me.state.pointee.isBlocked { goesOnUnseen(me) }
+            catchUp(with: me)
         }
         recheckBlocked()
         insert(entry)
@@ -280,6 +275,18 @@ internal import Synchronization
         if !me.graveyard.isEmpty { me.buryDead() }
         if isHeldUp { lookAtHolders(me) }
         return true
+    }
+
+    /// The calling thread is about to queue a packet. What completed in its ring before comes before it: a thread must not
+    /// see its own order changed (c8). And it runs, whatever it was seen to do. Under the lock.
+    func catchUp(with me: IOThread) {
+        guard !isClosed, me.isTied(to: self) else { return }
+        if let slot = unsafe me.leasedReference {
+            unsafe slot._withUnsafeGuaranteedRef {
+                if $0.hasCompletions { absorb($0, me, atMost: .max) }
+            }
+        }
+        if unsafe me.state.pointee.isBlocked { goesOnUnseen(me) }
     }
 
     /// A completion found by somebody who does not dequeue. Same as a post, but a closed port swallows it (f4).

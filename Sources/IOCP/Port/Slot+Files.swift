@@ -12,12 +12,12 @@ extension Slot {
     @inline(__always)
     func useRegisteredFile(_ entry: inout SubmissionEntry, _ record: OperationRecord.Pointer) {
         unsafe record.pointee.file!._withUnsafeGuaranteedRef { file in
-            guard let filePlace = file.filePlace, let registration = filePlace.registration else { return }
+            guard let registration = file.registration else { return }
             // Not the file, but a pipe, or a connection that was accepted on it; or nothing.
             guard entry.fileDescriptor >= 0, entry.fileDescriptor == file.descriptor else { return }
             if registration.rings & fileBit == 0 {
                 guard setRegisteredFile(file.descriptor, at: registration.place) else { return }
-                filePlace.note(fileBit)
+                file.noteRegistered(in: fileBit)
             }
             entry.fileDescriptor = registration.place
             entry.flags.insert(.fixedFile)

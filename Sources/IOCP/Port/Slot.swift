@@ -39,6 +39,9 @@ internal import Synchronization
     var leaseholder: Unmanaged<IOThread>?
     /// Whether only one thread may enter the ring: the consumer.
     let isOwned: Bool
+    /// Whether it carries the operations of files that had no port when they were started. The port's, looked at for each
+    /// completion: a look through `core` would count a reference.
+    let isHomeless: Bool
     /// Whether a thread of the kernel's takes what is queued.
     let isPolled: Bool
     /// That thread as `pthread_self` tells it, which is known to the end of the thread; 0 before it has enabled the ring, 1
@@ -65,7 +68,8 @@ internal import Synchronization
     /// How often the kernel was entered for this ring: the observer sees by it whether entries are stuck. An entry may be
     /// left out when two threads enter at the same moment.
     let entries = Atomic<UInt64>(0)
-    /// `entries` at the observer's last tick, or when everybody was last seen to come and go.
+    /// `entries` at the observer's last tick, or when everybody was last seen to come and go; `UInt64.max` once a thread has
+    /// come back from a sleep in the ring since.
     let entriesAtLastTick = Atomic<UInt64>(0)
     /// `entries` when the observer began to wait for the ring of a thread that stays away; `UInt64.max` if it does not.
     private let entriesWhenLeft = Atomic<UInt64>(.max)
@@ -77,6 +81,13 @@ internal import Synchronization
     /// How many entries were pushed since.
     private let roundCount = Atomic<Int64>(0)
     private let rounds = Atomic<UInt32>(0)
+    /// How many were pushed in the leaseholder's last round that had any.
+    private let lastRound = Atomic<Int64>(0)
+    /// From so many on, requests that could be pairs follow each other: a receive that is made later finds its data, so that
+    /// the kernel need not watch the socket.
+    private static let largeRound: Int64 = 8
+    /// Completions that are worth another thread's waking, however quick the handlers are.
+    private static let manyReady: UInt32 = 8
     /// Entries that are pushed in 50 µs at the pace of the rounds that were timed: with so many, a start enters the
     /// kernel.
     private let flushCount = Atomic<Int64>(Slot.mostDeferred)
@@ -142,6 +153,7 @@ internal import Synchronization
     init(of core: PortCore, index: Int, options: RingOptions) throws(RingError) {
         unsafe self.core = core
         isOwned = options.required.contains(.singleIssuer)
+        isHomeless = core.isHomeless
         isPolled = options.required.contains(.submissionPolling)
         self.index = UInt16(index)
         identifier = Self.nextIdentifier.wrappingAdd(1, ordering: .relaxed).oldValue
@@ -188,7 +200,7 @@ internal import Synchronization
     /// The first request of a transaction. The other one of a pair follows when the ring is entered next.
     @inline(__always)
     private func enqueueTransaction(_ record: OperationRecord.Pointer) -> Bool {
-        guard ring.submissionCapacity >= 2, unsafe Transaction.isPair(record) else {
+        guard ring.submissionCapacity >= 2, unsafe Transaction.isPair(record), unsafe !isOneOfMany(record) else {
             unsafe record.pointee.step = Transaction.Step.sending
             return unsafe enqueue(entry(for: record))
         }
@@ -209,6 +221,15 @@ internal import Synchronization
         // A thread of the kernel's may have sent it already.
         if isPolled { enqueueLate() }
         return true
+    }
+
+    /// Whether the thread that starts it starts so many between two dequeues that it enters the kernel for others anyway.
+    /// An eager start wants its answer now.
+    @inline(__always)
+    private func isOneOfMany(_ record: OperationRecord.Pointer) -> Bool {
+        if lastRound.load(ordering: .relaxed) < Self.largeRound || isPolled { return false }
+        return unsafe record.pointee.thread == owner.load(ordering: .relaxed)
+            && record.pointee.phase.load(ordering: .relaxed) != OperationRecord.Phase.issuing
     }
 
     /// Queues the receives of pairs. There is room for them. Under `lock`.
@@ -268,16 +289,23 @@ internal import Synchronization
     }
 
     /// Another thread's rounds begin.
-    func startRounds() { roundCount.store(0, ordering: .relaxed) }
-
-    /// The leaseholder dequeues again.
-    @inline(__always)
-    func endRound() {
-        let count = roundCount.load(ordering: .relaxed)
-        guard count > 0 else { return }
+    func startRounds() {
         roundCount.store(0, ordering: .relaxed)
+        lastRound.store(0, ordering: .relaxed)
+    }
+
+    /// The leaseholder dequeues again. Returns how many completions are worth another thread's waking: many, or so many that
+    /// they keep this one busy for 50 µs at the pace of the round that ends. One without starts tells nothing of that.
+    @inline(__always)
+    @discardableResult
+    func endRound() -> UInt32 {
+        let count = roundCount.load(ordering: .relaxed)
+        guard count > 0 else { return Self.manyReady }
+        roundCount.store(0, ordering: .relaxed)
+        lastRound.store(count, ordering: .relaxed)
         let start = roundStart.load(ordering: .relaxed)
         if start > 0 { endTimedRound(count, since: start) }
+        return UInt32(truncatingIfNeeded: min(Int64(Self.manyReady), flushCount.load(ordering: .relaxed)))
     }
 
     @inline(never)
@@ -521,6 +549,10 @@ internal import Synchronization
     @inline(__always)
     var hasCompletions: Bool { submitter.completionsReady > 0 || submitter.overflowPending }
 
+    /// The same, and nobody sleeps in it who would see that by himself.
+    @inline(__always)
+    var offersCompletions: Bool { hasCompletions && !isWatched }
+
     /// Whether its leaseholder can do without it for now: nothing to be harvested or to be submitted.
     @inline(__always)
     var isQuiet: Bool {
@@ -649,6 +681,8 @@ extension Slot {
         // One entry: the caller looks at the ring and decides whether to sleep again.
         let result = submitter.enter(
             submit: count, minimumCompletions: 1, flags: flags, timeoutNanoseconds: nanoseconds)
+        // The thread is back: a tick must not find that it has been away since the last one.
+        entriesAtLastTick.store(.max, ordering: .relaxed)
         if result > 0 || result == -ETIME || (result == 0 && (count == 0 || submitter.unsubmitted == 0)) {
             if isRefused { noteTaken() }
             interruptedWaits.store(0, ordering: .relaxed)
@@ -699,5 +733,6 @@ extension Slot {
     /// Whether the monitor is to try again what the kernel refused.
     var needsRelief: Bool { isRefused && !isOwned || owesWakeUp.load(ordering: .relaxed) }
 
-    private static let hasSynchronousMessages = Atomic<Bool>(true)
+    /// Whether the kernel has them, as far as is known.
+    static let hasSynchronousMessages = Atomic<Bool>(true)
 }

@@ -30,6 +30,14 @@ struct TickClock {
 
     mutating func stop() { next = .max }
 
+    /// Somebody asks for an interval that may be shorter than that of the look to come. Returns whether it is sooner now.
+    mutating func hasten(at now: Int64, every interval: Int64) -> Bool {
+        guard isTicking, next > now + interval else { return false }
+        next = now + interval
+        isPutOff = false
+        return true
+    }
+
     /// The monitor has looked.
     mutating func looked(at now: Int64, pause: Int64, every interval: Int64, foundTrouble: Bool) {
         // Who left just after everybody was seen is seen to be out for the first time now.

@@ -46,6 +46,13 @@ struct EventWord: ~Copyable {
         }
     }
 
+    /// The same, but does nothing where the event is set already and nobody waits. For a setter whose event only says that
+    /// something has ended: what ended, and what was written before that, is found by other words.
+    @inline(__always)
+    borrowing func setUnlessSet() {
+        if word.load(ordering: .relaxed) & (Self.setBit | Self.waiters) != Self.setBit { set() }
+    }
+
     @inline(__always)
     borrowing func reset() {
         if isSet { _ = word.bitwiseAnd(~Self.setBit, ordering: .sequentiallyConsistent) }

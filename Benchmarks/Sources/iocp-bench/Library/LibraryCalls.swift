@@ -11,10 +11,8 @@ struct LibraryCalls {
     }
 
     /// The calls since, those for other ports than the given ones apart from entries into their rings.
-    ///
-    /// - Parameter entriesOfOthers: entries into the rings of ports that came and went meanwhile.
-    func made(entriesOfOthers: Int = 0) throws -> Int64 {
-        Int64(try Self.total(ports) - before + entriesOfOthers)
+    func made() throws -> Int64 {
+        Int64(try Self.total(ports) - before)
     }
 
     static func total(_ ports: [CompletionPort]) throws -> Int {

@@ -29,6 +29,8 @@ final class LibraryEcho: Sendable {
         var start = Start.deferred
         /// Whether an answer and the next message are one operation, or two with a packet each.
         var transacts = true
+        /// Whether the port is made for one worker and for connections that stay: a single consumer, registered files.
+        var isForOneWorker = false
         /// Whether the handlers that run at once are counted, and held against the limit.
         var watchesLimit = false
     }
@@ -120,7 +122,12 @@ final class LibraryEcho: Sendable {
     private init(_ context: EchoServerContext, _ options: Options) throws {
         self.context = context
         self.options = options
-        port = try CompletionPort(concurrencyLimit: options.limit ?? context.counters.count)
+        var portOptions = CompletionPort.Options()
+        if options.isForOneWorker {
+            portOptions.singleConsumer = true
+            portOptions.registeredFiles = context.connections + 1
+        }
+        port = try CompletionPort(concurrencyLimit: options.limit ?? context.counters.count, options: portOptions)
         listener = try Socket(adopting: FileDescriptor(rawValue: context.listener), kind: .stream)
         try port.associate(listener, key: Key.listener)
     }
@@ -132,7 +139,7 @@ final class LibraryEcho: Sendable {
         }
         var batch = PacketBatch(capacity: 64)
         while counters.values.accepts < accepted {
-            let count = try port.dequeue(into: &batch)
+            try port.dequeue(into: &batch)
             if options.watchesLimit, running.add(1, ordering: .relaxed).newValue > port.concurrencyLimit {
                 overLimit.add(1, ordering: .relaxed)
             }
@@ -141,8 +148,8 @@ final class LibraryEcho: Sendable {
                     running.subtract(1, ordering: .relaxed)
                 }
             }
-            for index in 0..<count {
-                guard try handle(batch[index], counters) else { return }
+            while let packet = batch.popFirst() {
+                guard try handle(packet, counters) else { return }
             }
         }
     }

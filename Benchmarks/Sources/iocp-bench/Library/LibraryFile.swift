@@ -5,22 +5,40 @@ import SystemPackage
 
 /// The file rows through a port with one thread.
 enum LibraryFile {
+    @safe
     private final class BlockRead: Operation, @unchecked Sendable {
         // Unchecked: one thread starts and dequeues.
         var block: UInt64 = 0
         var started: UInt64 = 0
+        /// The buffer's, which lives as long: asking for the buffer counts a reference.
+        let memory: UnsafeMutableRawPointer
+
+        init() {
+            let blockBytes = Int(BENCH_BLOCK_BYTES)
+            let buffer = IOBuffer(capacity: blockBytes, alignment: blockBytes)
+            unsafe memory = buffer.baseAddress
+            super.init(buffer: buffer)
+        }
+
+        /// Whether the block that was asked for is there.
+        var isRight: Bool { unsafe memory.load(as: UInt64.self) == block }
     }
 
     /// Keeps `depth` random reads in flight.
-    static func read(_ settings: WorkSettings, depth: Int, isDirect: Bool = false) throws -> Measurement {
+    ///
+    /// - Parameter isForOneWorker: the port is made for one: a single consumer, the file registered.
+    static func read(
+        _ settings: WorkSettings, depth: Int, isDirect: Bool = false, isForOneWorker: Bool = false
+    ) throws -> Measurement {
         let file = try File(FilePath(settings.file), options: isDirect ? [.direct] : [])
-        let port = try CompletionPort(associating: file, key: 0, concurrencyLimit: 1)
+        var options = CompletionPort.Options()
+        options.singleConsumer = isForOneWorker
+        options.registeredFiles = isForOneWorker ? 1 : 0
+        let port = try CompletionPort(associating: file, key: 0, concurrencyLimit: 1, options: options)
         let samples = try Samples()
         let blockBytes = Int(BENCH_BLOCK_BYTES)
         let blocks = settings.fileBytes / UInt64(blockBytes)
-        let reads = (0..<depth).map { _ in
-            BlockRead(buffer: IOBuffer(capacity: blockBytes, alignment: blockBytes))
-        }
+        let reads = (0..<depth).map { _ in BlockRead() }
         var batch = PacketBatch(capacity: depth)
         var state: UInt64 = 0x2545_F491
         var operations: UInt64 = 0
@@ -42,13 +60,13 @@ enum LibraryFile {
         while inFlight > 0 {
             let count = try port.dequeue(into: &batch)
             now = bench_now()
-            for index in 0..<count {
-                let packet = batch[index]
+            while let packet = batch.popFirst() {
+                let (status, bytes) = (packet.status, packet.bytes)
                 // Nothing else is associated with the port.
                 let read = unsafe unsafeDowncast(packet.operation!, to: BlockRead.self)
-                guard packet.isSuccess, packet.bytes == blockBytes,
-                    unsafe read.buffer!.baseAddress.load(as: UInt64.self) == read.block
-                else { throw Failure("block \(read.block) was not read: \(packet.status), \(packet.bytes) bytes") }
+                guard status.isSuccess, bytes == blockBytes, read.isRight else {
+                    throw Failure("block \(read.block) was not read: \(status), \(bytes) bytes")
+                }
                 samples.record(now - read.started)
                 if now < deadline {
                     try start(read)
@@ -62,11 +80,55 @@ enum LibraryFile {
         return Measurement(outcome, latency: samples.latency)
     }
 
+    /// One read after the other, started eagerly through a handle that skips packets of what completes at once: what lies
+    /// in the page cache does, the others come by packets.
+    static func readAtOnce(_ settings: WorkSettings) throws -> Measurement {
+        let file = try File(FilePath(settings.file))
+        let port = try CompletionPort(associating: file, key: 0, concurrencyLimit: 1)
+        try file.setNotificationModes([.skipCompletionPortOnSuccess, .skipSetEventOnHandle])
+        let samples = try Samples()
+        let blockBytes = Int(BENCH_BLOCK_BYTES)
+        let blocks = settings.fileBytes / UInt64(blockBytes)
+        let read = BlockRead()
+        var state: UInt64 = 0x2545_F491
+        var operations: UInt64 = 0
+        var outcome = bench_outcome()
+
+        let calls = try LibraryCalls(port)
+        unsafe bench_outcome_begin(&outcome)
+        var now = outcome.nanoseconds
+        let deadline = now + settings.nanoseconds
+        while now < deadline {
+            read.block = unsafe bench_next_block(&state, blocks)
+            let bytes =
+                switch try file.read(read, at: .at(Int64(read.block) * Int64(blockBytes)), start: .eager) {
+                case .completed(let bytes): bytes
+                case .pending: try port.dequeue().map { $0.isSuccess ? $0.bytes : 0 } ?? 0
+                }
+            guard bytes == blockBytes, read.isRight else {
+                throw Failure("block \(read.block) was not read: \(read.status), \(bytes) bytes")
+            }
+            let end = bench_now()
+            samples.record(end - now)
+            now = end
+            operations += 1
+        }
+        try unsafe bench_outcome_end(&outcome, operations, calls.made())
+        return Measurement(outcome, latency: samples.latency)
+    }
+
     /// The same by several threads on one port, of which all may run: each starts `depth` reads, then goes on with
     /// whatever reads it dequeues.
-    static func readByMany(_ settings: WorkSettings, depth: Int, workers: Int) throws -> Measurement {
-        let file = try File(FilePath(settings.file))
-        let port = try CompletionPort(associating: file, key: readKey, concurrencyLimit: workers)
+    ///
+    /// - Parameter shares: all read through one handle, in place of one that each opens.
+    static func readByMany(_ settings: WorkSettings, depth: Int, workers: Int, shares: Bool) throws -> Measurement {
+        let port = try CompletionPort(concurrencyLimit: workers)
+        @Sendable func open() throws -> File {
+            let file = try File(FilePath(settings.file))
+            try port.associate(file, key: readKey)
+            return file
+        }
+        let shared = shares ? try open() : nil
         let blockBytes = Int(BENCH_BLOCK_BYTES)
         let blocks = settings.fileBytes / UInt64(blockBytes)
         let barrier = StartBarrier(threads: workers + 1)
@@ -77,11 +139,10 @@ enum LibraryFile {
             try WaitableThread {
                 var operations: UInt64 = 0
                 do {
+                    let file = try shared ?? open()
                     var state: UInt64 = 0x2545_F491 + UInt64(worker)
                     var batch = PacketBatch(capacity: depth)
-                    let reads = (0..<depth).map { _ in
-                        BlockRead(buffer: IOBuffer(capacity: blockBytes, alignment: blockBytes))
-                    }
+                    let reads = (0..<depth).map { _ in BlockRead() }
                     func start(_ read: BlockRead) throws {
                         read.block = unsafe bench_next_block(&state, blocks)
                         try file.read(read, at: .at(Int64(read.block) * Int64(blockBytes)))
@@ -92,10 +153,9 @@ enum LibraryFile {
                         try start(read)
                     }
                     while true {
-                        let count = try port.dequeue(into: &batch)
+                        try port.dequeue(into: &batch)
                         let now = bench_now()
-                        for index in 0..<count {
-                            let packet = batch[index]
+                        while let packet = batch.popFirst() {
                             guard packet.key == readKey else {
                                 // The end, for each worker that sees it.
                                 try port.post(key: endKey)
@@ -103,9 +163,9 @@ enum LibraryFile {
                                 return
                             }
                             let read = unsafe unsafeDowncast(packet.operation!, to: BlockRead.self)
-                            guard packet.isSuccess, packet.bytes == blockBytes,
-                                unsafe read.buffer!.baseAddress.load(as: UInt64.self) == read.block
-                            else { throw Failure("block \(read.block) was not read: \(packet.status)") }
+                            guard packet.isSuccess, packet.bytes == blockBytes, read.isRight else {
+                                throw Failure("block \(read.block) was not read: \(packet.status)")
+                            }
                             operations += 1
                             if now < deadline {
                                 try start(read)
@@ -180,8 +240,8 @@ enum LibraryFile {
             try readNext(chunk)
         }
         while inFlight > 0 {
-            for index in 0..<(try port.dequeue(into: &batch)) {
-                let packet = batch[index]
+            try port.dequeue(into: &batch)
+            while let packet = batch.popFirst() {
                 let chunk = unsafe unsafeDowncast(packet.operation!, to: Chunk.self)
                 guard packet.isSuccess, packet.bytes > 0 else {
                     throw Failure("the copy stopped at \(chunk.offset): \(packet.status)")

@@ -52,6 +52,8 @@ enum LibraryPost {
 
     /// What ends a thread that dequeues.
     private static let stop = UInt.max
+    /// What says that a burst is over.
+    private static let end = UInt.max - 1
 
     /// Two threads, a port for each.
     static func pingPong(_ settings: WorkSettings) throws -> Measurement {
@@ -94,19 +96,71 @@ enum LibraryPost {
     static func many(
         _ settings: WorkSettings, producers: Int, consumers: Int, limit: Int, packets: Int
     ) throws -> Measurement {
-        var operations = 0
-        var entries = 0
+        let port = try CompletionPort(concurrencyLimit: limit)
+        let taken = Mutex(Tally())
+        let drained = Semaphore()
+        let barrier = StartBarrier(threads: consumers + 1)
+        let consuming = try (0..<consumers).map { _ in
+            try WaitableThread {
+                var tally = Tally()
+                barrier.wait()
+                while let packet = try? port.dequeue(), packet.key != stop {
+                    if packet.key == end {
+                        drained.signal()
+                        continue
+                    }
+                    tally.count += 1
+                    tally.sum += packet.key
+                }
+                taken.withLock { [tally] total in
+                    total.count += tally.count
+                    total.sum += tally.sum
+                }
+            }
+        }
+        var bursts = 0
         var outcome = bench_outcome()
-        let calls = try LibraryCalls()
+        let calls = try LibraryCalls(port)
+        // As in C, the consumers wait all the time, and the producers of each burst are fresh threads.
+        barrier.wait()
         unsafe bench_outcome_begin(&outcome)
         let deadline = outcome.nanoseconds + settings.nanoseconds
         repeat {
-            // As in C, each repetition has fresh threads and a fresh queue.
-            entries += try repetition(producers: producers, consumers: consumers, limit: limit, packets: packets)
-            operations += producers * packets
+            try burst(port, producers: producers, packets: packets)
+            // What was posted before it was taken before it.
+            try port.post(key: end)
+            try drained.wait(for: "the end of a burst")
+            bursts += 1
         } while bench_now() < deadline
-        try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made(entriesOfOthers: entries))
+        let operations = bursts * producers * packets
+        try unsafe bench_outcome_end(&outcome, UInt64(operations), calls.made())
+        for _ in 0..<consumers {
+            try port.post(key: stop)
+        }
+        for thread in consuming {
+            thread.join()
+        }
+        let total = taken.withLock { $0 }
+        let expected = UInt(bursts * producers) * (UInt(packets) * UInt(packets - 1) / 2)
+        guard total.count == operations, total.sum == expected else {
+            throw Failure("\(operations) packets were posted, \(total.count) came out")
+        }
         return Measurement(outcome)
+    }
+
+    private static func burst(_ port: CompletionPort, producers: Int, packets: Int) throws {
+        let barrier = StartBarrier(threads: producers)
+        let producing = try (0..<producers).map { _ in
+            try WaitableThread {
+                barrier.wait()
+                for number in 0..<UInt(packets) {
+                    try? port.post(bytes: 64, key: number)
+                }
+            }
+        }
+        for thread in producing {
+            thread.join()
+        }
     }
 
     /// So many packets at any time: a thread takes one, works so long, and posts its successor.
@@ -144,49 +198,5 @@ enum LibraryPost {
     private struct Tally: Sendable {
         var count = 0
         var sum: UInt = 0
-    }
-
-    /// Returns how often the kernel was entered for the port's rings.
-    private static func repetition(producers: Int, consumers: Int, limit: Int, packets: Int) throws -> Int {
-        let port = try CompletionPort(concurrencyLimit: limit)
-        let barrier = StartBarrier(threads: producers + consumers)
-        let taken = Mutex(Tally())
-        let consuming = try (0..<consumers).map { _ in
-            try WaitableThread {
-                var tally = Tally()
-                barrier.wait()
-                while let packet = try? port.dequeue(), packet.key != stop {
-                    tally.count += 1
-                    tally.sum += packet.key
-                }
-                taken.withLock { [tally] total in
-                    total.count += tally.count
-                    total.sum += tally.sum
-                }
-            }
-        }
-        let producing = try (0..<producers).map { _ in
-            try WaitableThread {
-                barrier.wait()
-                for number in 0..<UInt(packets) {
-                    try? port.post(bytes: 64, key: number)
-                }
-            }
-        }
-        for thread in producing {
-            thread.join()
-        }
-        for _ in 0..<consumers {
-            try port.post(key: stop)
-        }
-        for thread in consuming {
-            thread.join()
-        }
-        let total = taken.withLock { $0 }
-        let expected = UInt(producers) * (UInt(packets) * UInt(packets - 1) / 2)
-        guard total.count == producers * packets, total.sum == expected else {
-            throw Failure("\(producers * packets) packets were posted, \(total.count) came out")
-        }
-        return try port.statistics.kernelEntries
     }
 }

@@ -54,6 +54,9 @@ enum EchoRows {
                 id: "iocp", title: "this library", role: .subject, targets: targets,
                 body: .server(workers: 1, isPinned: true) { try LibraryEcho.serve($0) }),
             Row(
+                id: "iocp-one", title: "the same, made for one worker", role: .subject, targets: targets,
+                body: .server(workers: 1, isPinned: true) { try LibraryEcho.serve($0, .init(isForOneWorker: true)) }),
+            Row(
                 id: "iocp-steps", title: "the same without transactions", role: .subject,
                 body: .server(workers: 1, isPinned: true) { try LibraryEcho.serve($0, .init(transacts: false)) }),
             Row(

@@ -18,12 +18,16 @@ extension Suite {
             series: Case.Series(
                 name: "random reads, \(isDirect ? "O_DIRECT" : "page cache")", variable: "reads in flight",
                 value: Double(depth)),
-            rows: [
+            rows: [false, true].map { isForOneWorker in
                 Row(
-                    id: "iocp", title: "this library", role: .subject,
+                    id: isForOneWorker ? "iocp-one" : "iocp",
+                    title: isForOneWorker ? "the same, made for one worker" : "this library", role: .subject,
                     targets: depth == 32 && !isDirect
                         ? [.of(.rateRatio, atLeast: 0.95), .of(.rateRatio, to: "fio", atLeast: 1)] : [],
-                    body: .work { try LibraryFile.read($0, depth: depth, isDirect: isDirect) }),
+                    body: .work {
+                        try LibraryFile.read($0, depth: depth, isDirect: isDirect, isForOneWorker: isForOneWorker)
+                    })
+            } + (depth == 1 && !isDirect ? [atOnce] : []) + [
                 Row(
                     id: "raw-uring", title: "raw liburing (C)", role: .reference,
                     body: .work { try unsafe read($0, depth: depth, isDirect: isDirect, bench_reads_uring) }),
@@ -36,6 +40,11 @@ extension Suite {
             ]
         )
     }
+
+    /// Where everything is cached there is never more than one under way.
+    private static let atOnce = Row(
+        id: "iocp-eager", title: "the same, started eagerly, no packets of what is cached", role: .subject,
+        body: .work { try LibraryFile.readAtOnce($0) })
 
     private static let copy = Case(
         id: "file/copy",

@@ -23,10 +23,16 @@ extension Suite {
         operations: "reads",
         rows: workers.map { count in
             Row(
-                id: "iocp-\(count)", title: "this library, \(title(count))", role: count == 1 ? .reference : .subject,
+                id: "iocp-\(count)", title: "this library, \(title(count)), a handle each",
+                role: count == 1 ? .reference : .subject,
                 targets: count == 2 ? [.of(.rateRatio, atLeast: 1.8)] : [],
-                body: .work { try LibraryFile.readByMany($0, depth: 32, workers: count) })
+                body: .work { try LibraryFile.readByMany($0, depth: 32, workers: count, shares: false) })
         }
+            + [
+                Row(
+                    id: "iocp-2-shared", title: "this library, 2 workers, one handle", role: .subject,
+                    body: .work { try LibraryFile.readByMany($0, depth: 32, workers: 2, shares: true) })
+            ]
             + workers.map { count in
                 Row(
                     id: "raw-uring-\(count)", title: "raw liburing (C), \(title(count)), a ring each", role: .baseline,

@@ -9,8 +9,8 @@ extension Suite {
         summary: "blocked and computing threads, over-waking, idle ports: the figures to reach, with their verdicts",
         seconds: 0.5,
         cases: [
-            blockedPosts, blockedCompletions, deferredStarts, stealing, overWakingEcho, overWakingPosts, twoThreads,
-            monitor, idle, noFalseTakeOver,
+            blockedPosts, blockedCompletions, deferredStarts, stealing, overWakingEcho, overWakingFew, overWakingWork,
+            overWakingPosts, twoThreads, monitor, idle, noFalseTakeOver,
         ],
         runsUnasked: false
     )
@@ -129,29 +129,49 @@ extension Suite {
 
     // MARK: More threads than may run
 
-    private static let overWakingEcho = Case(
-        id: "schedule/over-waking-echo",
-        title: "echo, 64 connections, 64 B; threads beyond those that may run",
-        operations: "messages",
-        traffic: Traffic(connections: 64, bytes: 64, depth: 1),
-        seconds: 2,
-        rows: [2, 8, 64].map { threads in
+    /// For long: at saturation there are a few dozen context switches in a second, most of them the kernel's own, and the ratio
+    /// of two such counts is anything.
+    private static let overWakingEcho = overWakingEcho(
+        connections: 64, work: 0, seconds: 8, id: "schedule/over-waking-echo")
+    /// So few that the threads sleep for every other message.
+    private static let overWakingFew = overWakingEcho(
+        connections: 2, work: 0, seconds: 2, id: "schedule/over-waking-few")
+    /// Handlers that take long enough for two threads to be worth while. For long: most switches are the load generator's turns.
+    private static let overWakingWork = overWakingEcho(
+        connections: 64, work: 20_000, seconds: 10, id: "schedule/over-waking-work")
+
+    private static func overWakingEcho(
+        connections: Int, work: UInt64, seconds: Double, id: String
+    ) -> Case {
+        let subjects = [2, 8, 64].map { threads in
             Row(
-                id: "iocp-\(threads)", title: "limit 2, \(threads) threads", role: threads == 2 ? .reference : .subject,
+                id: "iocp-\(threads)", title: "limit 2, \(threads) threads",
+                role: threads == 2 ? .reference : .subject,
                 targets: overWakingTargets(threads),
-                body: .server(workers: threads) { try LibraryEcho.serve($0, .init(limit: 2)) })
+                body: .server(workers: threads) {
+                    try LibraryEcho.serve($0, .init(limit: 2, work: work > 0 ? work...work : nil))
+                })
         }
-            + [2, 8, 32, 64].map { threads in
-                Row(
-                    id: "epoll-\(threads)", title: "epoll, no limit (C), \(threads) threads", role: .baseline,
-                    body: .server(workers: threads) { try serveEpoll($0, work: 0) })
-            }
-    )
+        let baselines = [2, 8, 32, 64].map { threads in
+            Row(
+                id: "epoll-\(threads)", title: "epoll, no limit (C), \(threads) threads", role: .baseline,
+                body: .server(workers: threads) { try serveEpoll($0, work: work) })
+        }
+        let handlers = work > 0 ? ", \(work / 1000) µs of CPU a message" : ""
+        return Case(
+            id: id,
+            title: "echo, \(connections) connections, 64 B\(handlers); threads beyond those that may run",
+            operations: "messages",
+            traffic: Traffic(connections: connections, bytes: 64, depth: 1),
+            seconds: seconds,
+            rows: subjects + baselines)
+    }
 
     private static let overWakingPosts = Case(
         id: "schedule/over-waking-posts",
         title: "32 packets, each handled for 10 µs and posted again; threads beyond those that may run",
         operations: "packets",
+        seconds: 5,
         rows: [2, 8, 64].map { threads in
             Row(
                 id: "iocp-\(threads)", title: "limit 2, \(threads) threads", role: threads == 2 ? .reference : .subject,
