@@ -12,9 +12,6 @@ extension PortCore {
     /// Holders that one look asks at most, so that a post does not pay for a port of many places.
     private static let mostLookedAt = 4
     private static let shortestPause: Int64 = 100_000
-    /// Between 3 and 20 µs, and the same where there is no such counter.
-    private static let ticksBetweenLooks: UInt64 = 20_000
-    private static let shortestSpell: UInt64 = 7_000
     private static let longestPause: Int64 = 3_200_000
     private static let longestRecheckPause: Int64 = 1_600_000
 
@@ -92,7 +89,7 @@ extension PortCore {
         let ticks = iocp_ticks()
         var now = ticks > 0 ? 0 : iocp_now_ns()
         let time = ticks > 0 ? ticks : UInt64(now)
-        if time &- lastLookTime.load(ordering: .relaxed) < (ticks > 0 ? Self.ticksBetweenLooks : Self.shortestSpell) {
+        if time &- lastLookTime.load(ordering: .relaxed) < quickSpell.load(ordering: .relaxed) {
             me.spareLooks(at: self)
             return false
         }
