@@ -62,7 +62,7 @@ test-thread: setup
 
 # Threads that are cancelled, and processes that exit or fork amid everything, lose what they held: leaks are looked for
 # in all other suites.
-ENDS = ThreadExitTests|ProcessExitTests|ForkTests
+ENDS = ThreadExitTests|ProcessExitTests|ForkTests|endedThread
 ADDRESS_TEST = LSAN_OPTIONS=suppressions=$(CURDIR)/.ci/lsan.supp IOCP_HOSTING_COMPLETIONS=200000 \
 	$(SWIFT) test --sanitize=address --scratch-path $(ADDRESS_SCRATCH)
 test-address: setup
