@@ -178,10 +178,10 @@ private struct Model {
         redistribute(port)
     }
 
-    /// Every tied thread, found by going round once.
-    func tied(_ port: Int) -> Set<Int> {
+    /// Every tied thread that does not wait, found by going round once.
+    func awake(_ port: Int) -> Set<Int> {
         var found: Set<Int> = []
-        while let next = unsafe schedulers[port].nextTied(where: { unsafe !found.contains(thread($0)) }) {
+        while let next = unsafe schedulers[port].nextAwake(where: { unsafe !found.contains(thread($0)) }) {
             unsafe found.insert(thread(next))
         }
         return found
@@ -277,7 +277,7 @@ struct SchedulerTests {
                 #expect(scheduler.waiting == queue.waiters.count)
                 #expect(driver.packets[index] == queue.entries)
                 #expect(driver.waiters(index) == queue.waiters)
-                #expect(driver.tied(index) == Set(queue.threads))
+                #expect(driver.awake(index) == Set(queue.threads).subtracting(queue.waiters))
                 // The invariant d9b.
                 if scheduler.queued > 0, scheduler.waiting > 0 {
                     depthAndWaiters += 1

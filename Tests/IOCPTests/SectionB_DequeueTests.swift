@@ -279,6 +279,23 @@ struct SectionB_DequeueTests {
         }
     }
 
+    @Test("a thread for which no ring is left takes what is queued in passing, like any other")
+    func withoutRing() throws {
+        var options = CompletionPort.Options()
+        options.rings = 1
+        try withUnwatchedPort(limit: 2, threads: 2, options: options) { port, threads in
+            #expect(try threads[0].perform { try port.dequeue(timeout: .zero) == nil })
+            try threads[1].perform {
+                for key in 1...3 { try port.post(key: UInt(key)) }
+                #expect(try port.dequeue()?.key == 1)
+                #expect(IOThread.current.leasedSlot == nil)
+                let taken = port.core.takeQuickly()
+                #expect(taken?.key == 2)
+                #expect(try port.dequeue()?.key == 3)
+            }
+        }
+    }
+
     @Test("a call queued to a thread in a plain wait neither runs nor ends the wait (b13)")
     func callDuringPlainWait() throws {
         let port = try port()

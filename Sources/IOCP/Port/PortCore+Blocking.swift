@@ -145,7 +145,7 @@ extension PortCore {
 
     /// A thread that holds a place and is out in user code; each in turn. Kept alive for the caller.
     private func nextHolder(not me: IOThread) -> IOThread? {
-        let found = unsafe scheduler.nextTied { state in
+        let found = unsafe scheduler.nextAwake { state in
             guard unsafe state.pointee.isCounted else { return false }
             let thread = unsafe IOThread.from(state)
             return thread !== me && thread.isOut.load(ordering: .relaxed)
@@ -167,7 +167,7 @@ extension PortCore {
         guard now >= nextRecheck else { return }
         var wentOn = false
         for _ in 0..<min(8, scheduler.seenBlocked) {
-            let found = unsafe scheduler.nextTied { unsafe $0.pointee.isBlocked && $0.pointee.isSeen }
+            let found = unsafe scheduler.nextAwake { unsafe $0.pointee.isBlocked && $0.pointee.isSeen }
             guard let state = unsafe found else { break }
             let thread = unsafe IOThread.from(state)
             let time = ThreadProbe.time(of: thread.identifier)

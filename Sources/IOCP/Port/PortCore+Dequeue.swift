@@ -21,15 +21,16 @@ extension PortCore {
         }
     }
 
-    /// The thread is running for this port, packets are queued, and nothing waits in its ring, in either direction: it takes
-    /// the oldest and keeps its place.
+    /// The thread is running for this port, packets are queued, and nothing waits in its ring, in either direction, if it
+    /// has one: it takes the oldest and keeps its place.
     @inline(__always)
     func takeQuickly() -> PacketEntry? {
         guard isQueuedMirror.load(ordering: .relaxed) else { return nil }
         return unsafe IOThread.currentReference._withUnsafeGuaranteedRef { me in
-            guard me.isTied(to: self), let slot = unsafe me.leasedReference,
-                unsafe slot._withUnsafeGuaranteedRef({ $0.isQuiet })
-            else { return nil }
+            guard me.isTied(to: self) else { return nil }
+            // Of more threads than rings, those that start nothing have none.
+            let slot = unsafe me.leasedReference
+            if let slot = unsafe slot, unsafe !slot._withUnsafeGuaranteedRef({ $0.isQuiet }) { return nil }
             lock.lock()
             guard !isUnusual, scheduler.queued > 0, !scheduler.runsTooMany, unsafe me.state.pointee.isCounted
             else {
@@ -44,7 +45,7 @@ extension PortCore {
             }
             lock.unlock()
             me.noteQuickVisit()
-            unsafe slot._withUnsafeGuaranteedRef { _ = $0.endRound() }
+            unsafe slot?._withUnsafeGuaranteedRef { _ = $0.endRound() }
             return entry
         }
     }

@@ -21,8 +21,9 @@
 
     /// The waiter that came last: the next to be woken (d1).
     private var newest: ThreadState.Pointer?
-    /// Every thread that is tied to the port (d4), as a ring of links. Its order means nothing: looks go round in it.
-    private var tied: ThreadState.Pointer?
+    /// Every thread that is tied to the port (d4) and does not wait, as a ring of links. Its order means nothing: looks go
+    /// round in it, under the port's lock, and do not take longer the more threads wait.
+    private var awake: ThreadState.Pointer?
 
     init(limit: Int) {
         precondition(limit > 0, "a port lets at least one thread run")
@@ -53,30 +54,14 @@
 
     /// A thread is tied to the port by its first dequeue, which changes no count: it is not counted yet (d4).
     mutating func join(_ thread: ThreadState.Pointer) {
-        if let first = unsafe tied, let last = unsafe first.pointee.previousTied {
-            unsafe thread.pointee.nextTied = first
-            unsafe thread.pointee.previousTied = last
-            unsafe last.pointee.nextTied = thread
-            unsafe first.pointee.previousTied = thread
-        } else {
-            unsafe thread.pointee.nextTied = thread
-            unsafe thread.pointee.previousTied = thread
-            unsafe tied = thread
-        }
+        unsafe link(thread)
     }
 
     /// A thread moves to another port, exits, or the port goes away: it is tied no more, and its place is free (d13, d14).
     mutating func part(_ thread: ThreadState.Pointer) {
         unsafe uncount(thread)
         unsafe unblock(thread)
-        guard let next = unsafe thread.pointee.nextTied, let previous = unsafe thread.pointee.previousTied else {
-            return
-        }
-        unsafe previous.pointee.nextTied = next
-        unsafe next.pointee.previousTied = previous
-        if unsafe tied == thread { unsafe tied = next == thread ? nil : next }
-        unsafe thread.pointee.nextTied = nil
-        unsafe thread.pointee.previousTied = nil
+        unsafe unlink(thread)
     }
 
     /// A thread enters a dequeue: it no longer runs on behalf of the port (first step of the removal, d8, d11).
@@ -110,6 +95,7 @@
         unsafe newest?.pointee.newer = thread
         unsafe newest = thread
         waiting += 1
+        unsafe unlink(thread)
     }
 
     /// A wait ends without a packet from the queue: time-out, a queued call, or a completion the waiter found itself.
@@ -180,28 +166,53 @@
 
     /// Whether that is so of every thread that holds a place.
     func everyHolder(_ isSo: (ThreadState.Pointer) -> Bool) -> Bool {
-        guard let start = unsafe tied else { return true }
+        guard let start = unsafe awake else { return true }
         var candidate = unsafe start
         repeat {
             if unsafe candidate.pointee.isCounted && !isSo(candidate) { return false }
-            unsafe candidate = candidate.pointee.nextTied!
+            unsafe candidate = candidate.pointee.nextAwake!
         } while unsafe candidate != start
         return true
     }
 
-    /// The next of the tied threads for which `isWanted` is true, each in turn from one call to the next.
-    mutating func nextTied(where isWanted: (ThreadState.Pointer) -> Bool) -> ThreadState.Pointer? {
-        guard let start = unsafe tied else { return nil }
+    /// The next of the threads that do not wait for which `isWanted` is true, each in turn from one call to the next.
+    mutating func nextAwake(where isWanted: (ThreadState.Pointer) -> Bool) -> ThreadState.Pointer? {
+        guard let start = unsafe awake else { return nil }
         var candidate = unsafe start
         repeat {
-            let next = unsafe candidate.pointee.nextTied!
+            let next = unsafe candidate.pointee.nextAwake!
             if unsafe isWanted(candidate) {
-                unsafe tied = next
+                unsafe awake = next
                 return unsafe candidate
             }
             unsafe candidate = next
         } while unsafe candidate != start
         return nil
+    }
+
+    private mutating func link(_ thread: ThreadState.Pointer) {
+        if let first = unsafe awake, let last = unsafe first.pointee.previousAwake {
+            unsafe thread.pointee.nextAwake = first
+            unsafe thread.pointee.previousAwake = last
+            unsafe last.pointee.nextAwake = thread
+            unsafe first.pointee.previousAwake = thread
+        } else {
+            unsafe thread.pointee.nextAwake = thread
+            unsafe thread.pointee.previousAwake = thread
+            unsafe awake = thread
+        }
+    }
+
+    /// Does nothing for a thread that is not in the ring.
+    private mutating func unlink(_ thread: ThreadState.Pointer) {
+        guard let next = unsafe thread.pointee.nextAwake, let previous = unsafe thread.pointee.previousAwake else {
+            return
+        }
+        unsafe previous.pointee.nextAwake = next
+        unsafe next.pointee.previousAwake = previous
+        if unsafe awake == thread { unsafe awake = next == thread ? nil : next }
+        unsafe thread.pointee.nextAwake = nil
+        unsafe thread.pointee.previousAwake = nil
     }
 
     private mutating func count(_ thread: ThreadState.Pointer) {
@@ -239,6 +250,7 @@
         unsafe thread.pointee.newer = nil
         unsafe thread.pointee.isWaiting = false
         waiting -= 1
+        unsafe link(thread)
     }
 }
 
@@ -255,8 +267,8 @@
     fileprivate(set) var isSeen = false
     fileprivate var older: Pointer?
     fileprivate var newer: Pointer?
-    fileprivate var nextTied: Pointer?
-    fileprivate var previousTied: Pointer?
+    fileprivate var nextAwake: Pointer?
+    fileprivate var previousAwake: Pointer?
     /// The engine's record of the thread; the scheduler never looks at it.
     let owner: UnsafeMutableRawPointer
 
