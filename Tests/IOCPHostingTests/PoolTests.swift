@@ -190,6 +190,8 @@ struct PoolTests {
                 expected += 1
                 _ = try runtime.waitFor(expected)
             }
+            // What is told of is noted before it looks for a gate.
+            try until("the last of them is over") { host.statistics.busy == 0 }
             let (first, second) = (Gate(), Gate())
             gates.withLock { $0 = [second, first] }
             try feed.complete(1)
