@@ -57,7 +57,8 @@ struct PoolTests {
     @Test("it grows only when packets wait and every thread is busy, and never beyond the maximum")
     func grows() throws {
         let gate = Gate()
-        let (host, runtime) = try hosted(min: 2, max: 4) { _ in
+        let (host, runtime) = try hosted(min: 2, max: 4) {
+            $0.idleTimeout = .milliseconds(200)
         } _: { _ in
             gate.pass()
         }
@@ -250,7 +251,8 @@ struct PoolTests {
 
     private static func endedThreadAlone() throws {
         let deaths = Protected<Set<UInt>>([])
-        let (host, runtime) = try hosted(min: 2, max: 4) { _ in
+        let (host, runtime) = try hosted(min: 2, max: 4) {
+            $0.idleTimeout = .milliseconds(200)
         } _: { (told: Told) throws(HResult) in
             // Each block ends one thread, the first time.
             if deaths.withLock({ $0.insert(told.overlapped).inserted }) { pthread_exit(nil) }

@@ -189,6 +189,7 @@ struct HostPortTests {
         }
         let told = try runtime.waitFor(300)
         #expect(Set(told.map(\.overlapped)).count == 300)
+        try until("nothing is owed") { host.statistics.owed == 0 }
         #expect(staysTrue { runtime.all.count == 300 && host.statistics.owed == 0 })
         host.shutDown()
     }

@@ -134,9 +134,11 @@ struct BlockingTests {
             while posts < 1000 || me.sparedLooks < 2 {
                 try port.post(key: 1)
                 posts += 1
+                try #require(posts < 100_000)
             }
-            port.core.quickSpell.store(spell, ordering: .relaxed)
             try threads[0].perform { [posts] in for _ in 0..<posts { _ = try port.dequeue() } }
+            // Not before: nobody is to take that thread, which may wait for a page, for a blocked one.
+            port.core.quickSpell.store(spell, ordering: .relaxed)
             let blocked = threads[0].start { block() }
             // Nothing is queued.
             letMonitorSleep()

@@ -150,7 +150,7 @@ struct DeferredStartTests {
     }
 
     /// A handler that starts an operation and then computes for so long, without the monitor's help.
-    private func round(
+    private static func round(
         _ port: CompletionPort, _ socket: Socket, to peer: Socket, computing microseconds: Int64
     ) throws -> Int {
         let operation = IOCP.Operation("x")
@@ -165,7 +165,11 @@ struct DeferredStartTests {
     }
 
     @Test("once handlers have been seen to compute after a start, starts enter the kernel at once, and later not")
-    func adaptation() throws {
+    func adaptation() async {
+        await #expect(processExitsWith: .success) { try exitTest { try Self.adaptsAlone() } }
+    }
+
+    private static func adaptsAlone() throws {
         var options = CompletionPort.Options()
         options.monitorInterval = .seconds(1)
         let port = try CompletionPort(concurrencyLimit: 1, options: options)

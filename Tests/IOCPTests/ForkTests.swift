@@ -172,13 +172,12 @@ struct ForkTests {
                     try check(fcntl(number, F_GETFD) & FD_CLOEXEC != 0, "descriptor \(number) survives an exec")
                 }
                 // Through exit, with all that runs at the end of a process.
-                try Child.join(Child.start { exit(0) })
+                try Child.run { exit(0) }
                 let command = Command("/bin/true")
-                try Child.join(
-                    Child.start {
-                        command.exec()
-                        throw Complaint("exec fails")
-                    })
+                try Child.run {
+                    command.exec()
+                    throw Complaint("exec fails")
+                }
                 // What the parent waits with is still armed.
                 let receive = IOCP.Operation(capacity: 16)
                 try right.receive(receive)

@@ -122,6 +122,9 @@ struct MonitorTests {
                     _ = try slow.value.dequeue(timeout: .zero)
                     try pair.value.0.receive(IOCP.Operation(capacity: 1))
                     while !isOver.load(ordering: .relaxed) { sched_yield() }
+                    // Nothing is left in flight at the exit.
+                    writeRaw("x", to: pair.value.1)
+                    _ = try slow.value.next()
                 }
                 // It has been rung for, and the first look is a second away.
                 while Observer.wakeUps.load(ordering: .relaxed) == 0 { sched_yield() }
@@ -176,7 +179,9 @@ struct MonitorTests {
                     try right.receive(receive)
                     for _ in 0..<2 { try check(try port.dequeue() != nil, "no packet") }
                 }
-                withExtendedLifetime(other) {}
+                // Nothing is left in flight at the exit.
+                writeRaw("x", to: other)
+                try check(try port.dequeue() != nil, "no packet")
             }
         }
     }
